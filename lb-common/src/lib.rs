@@ -1,0 +1,10 @@
+//! What the kernel programs and `lbctl` must agree on: the layout of shared maps and the decisions taken on them.
+//!
+//! `no_std`, allocation-free, without a clock and without aya, so that the same code runs in a BPF program,
+//! in the master, in a worker and in a test.
+#![no_std]
+
+pub mod backend;
+pub mod exit;
+pub mod limits;
+pub mod socket;

@@ -1,0 +1,10 @@
+//! Bounds that the kernel and userspace share; every map is sized from here.
+
+/// Rows of the backend table: the most backends one node can hold.
+pub const BACKENDS_MAX: u32 = 4096;
+/// Instances watched by the exit program at one time.
+pub const INSTANCES_MAX: u32 = BACKENDS_MAX;
+/// Sockets enrolled in the short-cut at one time; beyond it sockets keep to plain TCP.
+pub const SOCKETS_MAX: u32 = 65_536;
+/// Bytes of the ring that carries kernel notices to the master; a power of two and a multiple of the page size.
+pub const NOTICE_RING_BYTES: u32 = 256 * 1024;

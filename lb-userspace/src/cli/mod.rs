@@ -1,0 +1,1 @@
+//! `lbctl`'s commands.

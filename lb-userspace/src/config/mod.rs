@@ -1,0 +1,3 @@
+//! The configuration: file as written → validated model.
+
+pub mod model;

@@ -1,0 +1,3 @@
+//! What `lbctl` commands and the master say to each other.
+
+pub mod protocol;

@@ -1,0 +1,1 @@
+//! The embedded demonstration: its configuration and its backend program.

@@ -1,0 +1,1 @@
+//! Probe and passive state machines, back-off. Pure.

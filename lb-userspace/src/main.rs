@@ -1,0 +1,5 @@
+//! The `lbctl` program.
+
+fn main() -> std::process::ExitCode {
+    std::process::ExitCode::SUCCESS
+}

@@ -1,0 +1,1 @@
+//! The kernel half: loads, attaches and feeds the BPF programs, and says what of it works here.

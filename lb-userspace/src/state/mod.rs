@@ -1,0 +1,3 @@
+//! What is, what should be, and what to do about it. Pure.
+
+pub mod event;

@@ -1,0 +1,3 @@
+//! The unprivileged process that accepts, parses and relays.
+
+pub mod request;

@@ -1,0 +1,1 @@
+//! What happens to a request, in the order it passes.

@@ -1,0 +1,3 @@
+//! Every chore of this repository.
+
+fn main() {}
