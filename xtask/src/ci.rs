@@ -1,0 +1,45 @@
+//! `cargo xtask ci`: all that must hold before a change lands.
+
+use anyhow::Context;
+
+use crate::report::Report;
+use crate::run::{cargo, run};
+use crate::test;
+
+const WORKSPACE: [&str; 3] = ["--workspace", "--exclude", "lb-ebpf"];
+
+/// The chore. Every step runs even when one before it failed.
+///
+/// # Errors
+/// When a step failed.
+pub fn ci() -> anyhow::Result<()> {
+    let mut report = Report::default();
+    report.step("format", format);
+    report.step("clippy", clippy);
+    report.step("documentation", documentation);
+    test::tests(&mut report, None);
+    report.finish()
+}
+
+/// Formatting and lints only.
+///
+/// # Errors
+/// At the first that does not hold.
+pub fn lint() -> anyhow::Result<()> {
+    format()?;
+    clippy()?;
+    documentation()
+}
+
+fn format() -> anyhow::Result<()> {
+    run(&mut cargo(&["fmt", "--all", "--", "--check"])).context("run `cargo fmt --all`")
+}
+
+fn clippy() -> anyhow::Result<()> {
+    run(cargo(&["clippy"]).args(WORKSPACE).args(["--all-targets", "--", "-D", "warnings"]))
+}
+
+fn documentation() -> anyhow::Result<()> {
+    let mut doc = cargo(&["doc", "--no-deps", "--document-private-items"]);
+    run(doc.args(WORKSPACE).env("RUSTDOCFLAGS", "-D warnings"))
+}
