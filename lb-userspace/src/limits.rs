@@ -58,3 +58,23 @@ pub const INSTANCES_PER_PROGRAM_MAX: u32 = 256;
 pub const CONFIG_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Configuration files read through `include`.
 pub const CONFIG_FILES_MAX: usize = 256;
+/// Time an instance has to start where its program names no `startup` of its own.
+pub const STARTUP_WITHIN: Duration = Duration::from_secs(60);
+/// Longest period of the start-up probe where the program names none.
+pub const STARTUP_EVERY: Duration = Duration::from_millis(250);
+/// First period of probes that come fast at first.
+pub const STARTUP_PROBE_FIRST: Duration = Duration::from_millis(5);
+/// Longest time one start-up probe may take.
+pub const STARTUP_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// A process that nothing can be asked of counts as started when it has lived this long (Supervisor's `startsecs`).
+pub const STARTED_AFTER: Duration = Duration::from_secs(1);
+/// Period of asking for a dependency outside of our programs.
+pub const DEPENDENCY_EVERY: Duration = Duration::from_millis(500);
+/// Longest wait for the active requests of an instance whose liveness failed: it hardly answers them any more.
+pub const FROZEN_DRAIN_MAX: Duration = Duration::from_secs(2);
+/// Period of killing again what a kill has not ended.
+pub const KILL_AGAIN_EVERY: Duration = Duration::from_secs(1);
+/// Time without any progress after which a command is answered as failed, on top of what its programs may take to start, drain and stop.
+pub const COMMAND_PATIENCE: Duration = Duration::from_secs(60);
+/// Control commands in progress at one time.
+pub const COMMANDS_MAX: usize = 64;
