@@ -40,6 +40,8 @@ pub const EVENTS_KEPT: usize = 4_096;
 pub const LOG_QUEUE_RECORDS: usize = 16_384;
 /// Bytes of one control request.
 pub const CONTROL_REQUEST_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of one line of a control answer: a status with every backend that the table holds.
+pub const CONTROL_ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Control connections at one time.
 pub const CONTROL_CONNECTIONS_MAX: usize = 64;
 /// Bytes read of a probe's answer.

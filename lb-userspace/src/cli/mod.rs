@@ -1,1 +1,38 @@
-//! `lbctl`'s commands.
+//! `lbctl`'s commands: they ask the master, and show what it says. Only `up` becomes the master itself.
+
+pub mod args;
+pub mod exit;
+pub mod run_dir;
+
+mod columns;
+mod commands;
+mod event_lines;
+mod logging;
+mod output_lines;
+mod spans;
+mod status_table;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use exit::{CommandError, Exit};
+
+/// The whole life of an `lbctl` command.
+pub fn main() -> ExitCode {
+    let arguments = args::Arguments::parse();
+    logging::start();
+    let exit = commands::run(&arguments).unwrap_or_else(|error| {
+        report(&error);
+        error.exit()
+    });
+    ExitCode::from(exit as u8)
+}
+
+/// Tells the operator, unless nobody reads any more.
+fn report(error: &CommandError) {
+    if error.exit() != Exit::Fine {
+        let style = anstyle::AnsiColor::Red.on_default().bold();
+        anstream::eprintln!("{style}lbctl:{style:#} {error}");
+    }
+}

@@ -1,3 +1,4 @@
 //! What `lbctl` commands and the master say to each other.
 
+pub mod client;
 pub mod protocol;

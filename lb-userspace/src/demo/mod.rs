@@ -1,1 +1,4 @@
-//! The embedded demonstration: its configuration and its backend program.
+//! The demonstration that `lbctl up` runs where there is no configuration file: its configuration and its backend.
+
+pub mod backend;
+pub mod config;

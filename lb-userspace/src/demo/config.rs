@@ -1,0 +1,44 @@
+//! The configuration of the demonstration, with the path of the running program filled in.
+//!
+//! The program is not always called `lbctl` in some folder of `$PATH`, so its own path is written into the command.
+
+use std::path::Path;
+
+/// What the embedded configuration is called in reports.
+pub const NAME: &str = "the built-in demonstration";
+
+/// The text with its placeholder.
+const TEXT: &str = include_str!("lb.toml");
+
+/// The demonstration's `lb.toml`, whose programs run the `lbctl` at `executable`.
+pub fn text(executable: &Path) -> String {
+    let word = shell_words::quote(&executable.to_string_lossy()).into_owned();
+    TEXT.replace("\"$LBCTL ", &format!("\"{} ", escaped(&word)))
+}
+
+/// `word` as a part of a TOML basic string; `$` is doubled because commands expand variables.
+fn escaped(word: &str) -> String {
+    word.replace('\\', "\\\\").replace('"', "\\\"").replace('$', "$$")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command(executable: &str) -> String {
+        let table: toml::Table = text(Path::new(executable)).parse().unwrap();
+        table["program"]["demo"]["command"].as_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn the_running_program_is_the_backend() {
+        assert_eq!(command("/opt/lbctl"), "/opt/lbctl demo-backend --port $PORT");
+    }
+
+    #[test]
+    fn a_path_with_spaces_and_quotes_stays_one_word() {
+        let words = shell_words::split(&command(r#"/opt/my "lb"/lbctl"#)).unwrap();
+        assert_eq!(words[0], r#"/opt/my "lb"/lbctl"#);
+        assert_eq!(words.len(), 4);
+    }
+}
