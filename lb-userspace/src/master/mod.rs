@@ -7,8 +7,11 @@ use std::time::Duration;
 
 use crate::control::protocol::{Capability, InstanceStatus};
 
+mod inbox;
 pub mod kernel;
+mod packet;
 pub mod program;
+mod watched;
 
 /// Where the configuration comes from, at start and at each reload.
 #[derive(Clone, Debug)]
