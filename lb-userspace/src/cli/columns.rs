@@ -6,45 +6,56 @@ use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Wi
 /// How the cells of a column stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Align {
-    /// Text.
+    /// Words and names, never folded.
     Left,
-    /// Numbers.
+    /// Numbers, never folded.
     Right,
+    /// Sentences: folded where the terminal is too narrow.
+    Fold,
 }
 
-/// The narrowest that the last column is folded to.
-const LAST_WIDTH_MIN: u16 = 24;
+/// The narrowest that a column is folded to.
+const FOLDED_WIDTH_MIN: u16 = 24;
 
-/// A table of `rows` under `titles`. Where the terminal's `width` is known, the last column is folded to fit it.
+/// A table of `rows` under `titles`. Where the terminal's `width` is known, sentences are folded to fit it.
 pub fn table(titles: &[(&str, Align)], rows: Vec<Vec<String>>, width: Option<u16>) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(titles.iter().map(|(title, _)| *title)).add_rows(rows);
     for (column, (_, align)) in table.column_iter_mut().zip(titles) {
         column.set_padding((0, 2));
         column.set_cell_alignment(match align {
-            Align::Left => CellAlignment::Left,
+            Align::Left | Align::Fold => CellAlignment::Left,
             Align::Right => CellAlignment::Right,
         });
     }
-    fold(&mut table, width);
+    if let Some(width) = width {
+        fold(&mut table, titles, width);
+    }
     let plain = table.trim_fmt();
     let (title, body) = plain.split_once('\n').unwrap_or((&plain, ""));
     let bold = Style::new().bold();
     format!("{bold}{title}{bold:#}\n{}", paint(body))
 }
 
-/// Makes the last column take what the others leave of `width`.
-fn fold(table: &mut Table, width: Option<u16>) {
-    let widths = table.column_max_content_widths();
-    let (Some(width), Some((last, others))) = (width, widths.split_last()) else { return };
-    let taken: u16 = others.iter().map(|content| content + 2).sum();
-    let room = width.saturating_sub(taken).max(LAST_WIDTH_MIN);
-    if *last + 2 > room
-        && let Some(column) = table.column_mut(others.len())
+/// Lets the columns of sentences share what the others leave of `width`.
+fn fold(table: &mut Table, titles: &[(&str, Align)], width: u16) {
+    let mut wanted: Vec<u16> = table.column_max_content_widths().iter().map(|content| content + 2).collect();
+    let folding: Vec<usize> = (0..titles.len()).filter(|index| titles[*index].1 == Align::Fold).collect();
+    let mut excess = wanted.iter().sum::<u16>().saturating_sub(width);
+    // The widest gives first, down to the next widest, so that a short sentence stays on its line.
+    while let Some(widest) = folding.iter().copied().max_by_key(|index| wanted[*index])
+        && excess > 0
+        && wanted[widest] > FOLDED_WIDTH_MIN
     {
-        column.set_constraint(ColumnConstraint::Absolute(Width::Fixed(room)));
-        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(taken + room);
+        wanted[widest] -= 1;
+        excess -= 1;
     }
+    for index in folding {
+        if let Some(column) = table.column_mut(index) {
+            column.set_constraint(ColumnConstraint::Absolute(Width::Fixed(wanted[index])));
+        }
+    }
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(wanted.iter().sum());
 }
 
 /// `text` with the words for states in their colours.
@@ -78,7 +89,7 @@ mod tests {
     use super::*;
 
     const TITLES: [(&str, Align); 3] =
-        [("NAME", Align::Left), ("PID", Align::Right), ("REASON", Align::Left)];
+        [("NAME", Align::Left), ("PID", Align::Right), ("REASON", Align::Fold)];
 
     fn plain(width: Option<u16>) -> String {
         let rows = vec![

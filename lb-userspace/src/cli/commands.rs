@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use clap::CommandFactory;
 
 use super::args::{Arguments, Command, Selection};
+use super::banner::Reach;
 use super::exit::{CommandError, Exit};
-use super::{event_lines, output_lines, run_dir, status_table};
+use super::{doctor, event_lines, output_lines, run_dir, status_table, up};
 use crate::control::client::Client;
 use crate::control::protocol::{Answer, Command as Question, FailureKind, ProcessState, StatusReport};
 
@@ -18,6 +19,11 @@ use crate::control::protocol::{Answer, Command as Question, FailureKind, Process
 pub fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
     let run_dir = chosen_run_dir(arguments);
     match &arguments.command {
+        Command::Up => {
+            let reach = Reach { options: &reach_options(arguments), width: terminal_width() };
+            up::up(arguments.global.config.as_deref(), run_dir, &reach)
+        }
+        Command::Doctor { json } => doctor::doctor(&run_dir, *json, terminal_width()),
         Command::Status { names, json: true } => status_json(&run_dir, &names.names),
         Command::Status { names, json: false } => status(&run_dir, &names.names),
         Command::Stop { names, now } => ask(&run_dir, Question::Stop { names: selected(names), now: *now }),
@@ -35,9 +41,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
         Command::Events { tail } => ask(&run_dir, Question::Events { last: tail.lines, follow: tail.follow }),
         Command::Completions { shell } => completions(*shell),
         Command::Version => print(&format!("lbctl {}\n", env!("CARGO_PKG_VERSION"))),
-        Command::Up | Command::Check | Command::Doctor { .. } | Command::Schema => {
-            Err(anyhow::anyhow!("this command is not built yet").into())
-        }
+        Command::Check | Command::Schema => Err(anyhow::anyhow!("this command is not built yet").into()),
     }
 }
 
@@ -46,6 +50,14 @@ fn chosen_run_dir(arguments: &Arguments) -> PathBuf {
     let uid = rustix::process::geteuid().as_raw();
     let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR");
     run_dir::run_dir(arguments.global.run_dir.as_deref(), uid, runtime_dir.as_deref())
+}
+
+/// What must follow `lbctl` so that it reaches a master started with these arguments.
+fn reach_options(arguments: &Arguments) -> String {
+    let quoted = |path: &PathBuf| shell_words::quote(&path.to_string_lossy()).into_owned();
+    let from_environment = std::env::var_os("LBCTL_RUN_DIR").is_some();
+    let asked = arguments.global.run_dir.as_ref().filter(|_| !from_environment);
+    asked.map(|path| format!(" --run-dir {}", quoted(path))).unwrap_or_default()
 }
 
 /// The names for the master, for which none means all. `all` is Supervisor's word for `--all`.
@@ -120,7 +132,7 @@ fn completions(shell: clap_complete::Shell) -> Result<Exit, CommandError> {
 }
 
 /// Writes `text`, without its colours where standard output is not a terminal.
-fn print(text: &str) -> Result<Exit, CommandError> {
+pub(super) fn print(text: &str) -> Result<Exit, CommandError> {
     let mut stdout = anstream::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     stdout.flush()?;

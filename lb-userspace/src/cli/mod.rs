@@ -4,13 +4,19 @@ pub mod args;
 pub mod exit;
 pub mod run_dir;
 
+mod banner;
 mod columns;
 mod commands;
+mod diagnosis;
+mod doctor;
 mod event_lines;
+mod host;
+mod host_reading;
 mod logging;
 mod output_lines;
 mod spans;
 mod status_table;
+mod up;
 
 use std::process::ExitCode;
 

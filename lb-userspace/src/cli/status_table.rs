@@ -49,7 +49,7 @@ fn instances(instances: &[InstanceStatus], width: Option<u16>) -> String {
         ("RESTARTS", Align::Right),
         ("ACTIVE", Align::Right),
         ("ADDRESS", Align::Left),
-        ("REASON", Align::Left),
+        ("REASON", Align::Fold),
     ];
     table(&titles, instances.iter().map(instance).collect(), width)
 }
@@ -100,7 +100,7 @@ fn backends(backends: &[&BackendStatus], width: Option<u16>) -> String {
         ("TIER", Align::Left),
         ("ACTIVE", Align::Right),
         ("REQUESTS", Align::Right),
-        ("REASON", Align::Left),
+        ("REASON", Align::Fold),
     ];
     table(&titles, backends.iter().map(|backend| self::backend(backend)).collect(), width)
 }

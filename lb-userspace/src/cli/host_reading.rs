@@ -1,0 +1,81 @@
+//! Reads the facts of [`Host`] from `/proc` and `/sys`. Changes nothing; what cannot be read is left as unknown.
+#![expect(clippy::disallowed_methods, reason = "the host's facts are read here, for `lbctl doctor`")]
+
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, access};
+use rustix::process::{Resource, getrlimit};
+
+use super::host::Host;
+
+/// The facts now.
+pub fn read() -> Host {
+    let cgroup2 = std::fs::read_to_string("/proc/self/mountinfo").ok().and_then(|text| cgroup2_mount(&text));
+    let files = getrlimit(Resource::Nofile);
+    let unlimited = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+    Host {
+        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        uid: rustix::process::geteuid().as_raw(),
+        capabilities: capabilities(&text("/proc/self/status")),
+        cgroup2_writable: cgroup2.as_deref().is_some_and(|path| access(path, Access::WRITE_OK).is_ok()),
+        controllers: cgroup2.as_deref().map(controllers).unwrap_or_default(),
+        cgroup2,
+        btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
+        open_files: (unlimited(files.current), unlimited(files.maximum)),
+        local_ports: pair(&text("/proc/sys/net/ipv4/ip_local_port_range")),
+        unprivileged_port_start: text("/proc/sys/net/ipv4/ip_unprivileged_port_start").trim().parse().ok(),
+    }
+}
+
+/// A small file; empty where it cannot be read.
+fn text(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+/// The controllers of the hierarchy at `mount`.
+fn controllers(mount: &Path) -> Vec<String> {
+    let listed = std::fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
+    listed.split_whitespace().map(str::to_owned).collect()
+}
+
+/// `CapEff` of `/proc/self/status`.
+fn capabilities(status: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
+}
+
+/// Where `/proc/self/mountinfo` shows cgroup v2 (proc_pid_mountinfo(5): the type follows the dash).
+fn cgroup2_mount(mountinfo: &str) -> Option<PathBuf> {
+    let line = mountinfo.lines().find(|line| line.contains(" - cgroup2 "))?;
+    line.split(' ').nth(4).map(PathBuf::from)
+}
+
+/// Two numbers.
+fn pair(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.split_whitespace().map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hierarchy_is_found_where_it_is_mounted() {
+        let text = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
+        assert_eq!(cgroup2_mount(text), Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(cgroup2_mount("31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n"), None);
+    }
+
+    #[test]
+    fn capabilities_are_read_as_bits() {
+        assert_eq!(capabilities("Name:\tx\nCapEff:\t0000000000000400\n"), 0x400);
+        assert_eq!(capabilities(""), 0);
+    }
+
+    #[test]
+    fn port_ranges_are_two_numbers() {
+        assert_eq!(pair("32768\t60999\n"), Some((32_768, 60_999)));
+        assert_eq!(pair("32768"), None);
+    }
+}
