@@ -8,6 +8,10 @@ pub const HEAD_BYTES_MAX: usize = 32 * 1024;
 pub const URI_BYTES_MAX: usize = 8 * 1024;
 /// Header lines in one head.
 pub const HEADERS_MAX: usize = 100;
+/// Bytes of a header value that a template makes.
+pub const RENDERED_BYTES_MAX: usize = 8 * 1024;
+/// Addresses of an `X-Forwarded-For` chain that we look at.
+pub const FORWARDED_ADDRESSES_MAX: usize = 32;
 /// Bytes of trailers in one message.
 pub const TRAILER_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of chunk extensions in one message.
@@ -38,6 +42,10 @@ pub const OUTPUT_QUEUE_BYTES: usize = 1024 * 1024;
 pub const EVENTS_KEPT: usize = 4_096;
 /// Log records waiting for the writer thread; beyond it records are dropped and counted.
 pub const LOG_QUEUE_RECORDS: usize = 16_384;
+/// Bytes of log records waiting for the writer thread; beyond it records are dropped and counted.
+pub const LOG_QUEUE_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes of one client-controlled text in a log record; longer is cut.
+pub const LOG_TEXT_BYTES_MAX: usize = 8 * 1024;
 /// Bytes of one control request.
 pub const CONTROL_REQUEST_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of one line of a control answer: a status with every backend that the table holds.

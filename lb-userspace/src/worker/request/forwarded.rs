@@ -1,0 +1,126 @@
+//! Who the client is and what the backend is told about it: `X-Forwarded-For`, `-Proto`, `-Host` and `X-Real-IP`.
+//!
+//! A peer that is not a trusted proxy can claim nothing: its fields are replaced. A trusted one is believed, and its
+//! chain extended.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use ipnet::IpNet;
+
+use crate::limits::FORWARDED_ADDRESSES_MAX;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// Fields with which a peer could claim something about the client.
+const CLAIMS: [HeaderName; 9] = [
+    X_FORWARDED_FOR,
+    X_FORWARDED_PROTO,
+    X_FORWARDED_HOST,
+    X_REAL_IP,
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-server"),
+    HeaderName::from_static("x-forwarded-scheme"),
+    HeaderName::from_static("x-forwarded-ssl"),
+    http::header::FORWARDED,
+];
+
+/// Sets the forwarding fields of a request and returns the client's address: the right-most one in `X-Forwarded-For`
+/// that is not a trusted proxy where `peer` is one, else `peer`'s.
+///
+/// `host` is what the client asked for; empty leaves `X-Forwarded-Host` out.
+pub fn set(headers: &mut HeaderMap, peer: SocketAddr, scheme: &str, host: &str, trusted: &[IpNet]) -> IpAddr {
+    let peer = peer.ip().to_canonical();
+    remove_look_alikes(headers);
+    let mut client = peer;
+    let mut chain = None;
+    if is_trusted(peer, trusted) {
+        (client, chain) = believed(headers, peer, trusted);
+        keep_if(headers, &X_FORWARDED_PROTO, |value| matches!(value, b"http" | b"https"));
+        keep_if(headers, &X_FORWARDED_HOST, |value| !value.is_empty());
+    } else {
+        for name in &CLAIMS {
+            headers.remove(name);
+        }
+    }
+    let peer_text = value(&peer.to_string());
+    headers.insert(X_REAL_IP, if client == peer { peer_text.clone() } else { value(&client.to_string()) });
+    headers.insert(X_FORWARDED_FOR, chain.unwrap_or(peer_text));
+    if !headers.contains_key(X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, value(scheme));
+    }
+    if !host.is_empty() && !headers.contains_key(X_FORWARDED_HOST) {
+        headers.insert(X_FORWARDED_HOST, value(host));
+    }
+    client
+}
+
+fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+    trusted.iter().any(|network| network.contains(&address))
+}
+
+/// The client that a trusted `peer`'s chain names, and the chain with `peer` appended. What cannot be read as an address ends the
+/// chain: nobody vouches for what stands left of it.
+fn believed(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> (IpAddr, Option<HeaderValue>) {
+    let lines: Vec<&[u8]> = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
+    let joined = lines.join(&b", "[..]);
+    let mut chain = Vec::new();
+    let mut client = peer;
+    for entry in joined.rsplit(|&byte| byte == b',').take(FORWARDED_ADDRESSES_MAX) {
+        let Some(address) = address(entry.trim_ascii()) else { break };
+        chain.push(address);
+        client = address;
+        if !is_trusted(address, trusted) {
+            break;
+        }
+    }
+    // What stands left of the client is the client's own claim; it is passed on as received only where it is readable.
+    if chain.is_empty() {
+        return (peer, None);
+    }
+    let text = [&joined[..], b", ", peer.to_string().as_bytes()].concat();
+    (client, HeaderValue::from_bytes(&text).ok())
+}
+
+/// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:80`.
+fn address(entry: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(entry).ok()?.trim_matches('"');
+    let address = text
+        .parse::<IpAddr>()
+        .ok()
+        .or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
+        .or_else(|| text.strip_prefix('[')?.strip_suffix(']')?.parse().ok())?;
+    Some(address.to_canonical())
+}
+
+/// Keeps the field when it is one line and `good`; else removes it.
+fn keep_if(headers: &mut HeaderMap, name: &HeaderName, good: impl Fn(&[u8]) -> bool) {
+    let mut values = headers.get_all(name).iter();
+    let keep = matches!((values.next(), values.next()), (Some(value), None) if good(value.as_bytes()));
+    if !keep {
+        headers.remove(name);
+    }
+}
+
+/// Removes `X_Forwarded_For` and the like, which CGI-style backends cannot tell from the real ones.
+fn remove_look_alikes(headers: &mut HeaderMap) {
+    let alike = |name: &&HeaderName| {
+        name.as_str().contains('_') && CLAIMS.iter().any(|claim| is_alike(name.as_str(), claim.as_str()))
+    };
+    let found: Vec<HeaderName> = headers.keys().filter(alike).cloned().collect();
+    for name in found {
+        headers.remove(name);
+    }
+}
+
+fn is_alike(name: &str, claim: &str) -> bool {
+    name.len() == claim.len()
+        && name.bytes().zip(claim.bytes()).all(|(a, b)| a == b || (a == b'_' && b == b'-'))
+}
+
+fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
