@@ -58,17 +58,22 @@ fn fold(table: &mut Table, titles: &[(&str, Align)], width: u16) {
     table.set_content_arrangement(ContentArrangement::Dynamic).set_width(wanted.iter().sum());
 }
 
-/// `text` with the words for states in their colours.
-pub fn paint(text: &str) -> String {
+/// `text` with the cells that hold nothing but a state in their colours. A cell ends with two blanks, so the same word in
+/// a sentence stays plain.
+fn paint(text: &str) -> String {
     let mut painted = String::with_capacity(text.len());
-    for word in text.split_inclusive(char::is_whitespace) {
-        let bare = word.trim_end();
-        match style(bare) {
-            Some(style) => painted.push_str(&format!("{style}{bare}{style:#}{}", &word[bare.len()..])),
+    let mut rest = text;
+    while let Some(end) = rest.find(char::is_whitespace) {
+        let (word, after) = rest.split_at(end);
+        match style(word).filter(|_| after.starts_with("  ")) {
+            Some(style) => painted.push_str(&format!("{style}{word}{style:#}")),
             None => painted.push_str(word),
         }
+        let blanks = after.len() - after.trim_start().len();
+        painted.push_str(&after[..blanks]);
+        rest = &after[blanks..];
     }
-    painted
+    painted + rest
 }
 
 /// The colour of a state; `None` for other words.
@@ -128,6 +133,7 @@ docs:10  4711  the kernel saw that the
     fn states_are_coloured_and_other_words_are_not() {
         let green = AnsiColor::Green.on_default();
         assert_eq!(paint("a RUNNING  b"), format!("a {green}RUNNING{green:#}  b"));
-        assert_eq!(paint("RUNNINGS"), "RUNNINGS");
+        assert_eq!(paint("RUNNINGS  b"), "RUNNINGS  b");
+        assert_eq!(paint("  listens on port 80\n"), "  listens on port 80\n");
     }
 }

@@ -106,9 +106,10 @@ fn refusal(path: PathBuf, source: std::io::Error) -> ClientError {
     }
 }
 
-/// Which other run folder may be meant.
+/// Which other run folder may be meant, where nobody named one and we are not root.
 fn hint(path: &Path) -> &'static str {
-    if path.starts_with("/run/lbctl") { "" } else { " (as root its default folder is /run/lbctl: --run-dir)" }
+    let default_of_users = path.starts_with("/run/user") || path.to_string_lossy().starts_with("/tmp/lbctl-");
+    if default_of_users { "; root's is reached with sudo" } else { "" }
 }
 
 /// Whether a read ended because its time was over.
