@@ -33,15 +33,16 @@ impl RoundRobin {
 
     fn step(&mut self, candidates: &[Candidate]) -> usize {
         self.forget_strangers(candidates);
+        let correction = self.correction(candidates);
         let floor = u32::from(candidates.iter().all(|candidate| candidate.weight == 0));
-        let total: i64 = candidates.iter().map(|candidate| i64::from(candidate.weight.max(floor))).sum();
+        let mut total = 0;
         let mut best: Option<(i64, usize, usize)> = None;
         for (hint, candidate) in candidates.iter().enumerate() {
             let weight = i64::from(candidate.weight.max(floor));
+            total += weight;
             let place = self.place(candidate.key, hint);
-            // Credits of a steady set stay within the sum; the clamp ends what changes of the set leave behind.
-            let amount = (self.credits[place].amount + weight).clamp(-total, total);
-            self.credits[place].amount = amount;
+            self.credits[place].amount += weight - correction;
+            let amount = self.credits[place].amount;
             if weight > 0 && best.is_none_or(|(richest, ..)| amount > richest) {
                 best = Some((amount, place, candidate.index));
             }
@@ -49,6 +50,17 @@ impl RoundRobin {
         let (_, place, index) = best.expect("the floor gives somebody a weight");
         self.credits[place].amount -= total;
         index
+    }
+
+    /// What each candidate has too much. The credits of a steady set sum up to nothing; those of a set that lost or gained members
+    /// do not, and without correction what is left over would grow with every change.
+    fn correction(&mut self, candidates: &[Candidate]) -> i64 {
+        let mut sum = 0;
+        for (hint, candidate) in candidates.iter().enumerate() {
+            let place = self.place(candidate.key, hint);
+            sum += self.credits[place].amount;
+        }
+        sum / candidates.len() as i64
     }
 
     /// Where the credit of `key` is: at `hint` while the set is steady.
