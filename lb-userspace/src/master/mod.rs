@@ -8,6 +8,10 @@ use std::time::Duration;
 use crate::control::protocol::{Capability, InstanceStatus};
 
 mod inbox;
+mod listeners;
+mod port_holder;
+mod probe;
+mod run_dir;
 pub mod kernel;
 mod packet;
 pub mod program;

@@ -160,6 +160,12 @@ fn product_name(run_dir: &Path) -> String {
     format!("lbctl-{hash:016x}")
 }
 
+/// Where a master of this run folder may have left its cgroup.
+pub fn product_folders(run_dir: &Path) -> Vec<PathBuf> {
+    let parents = Place::find().map(|place| place.parents()).unwrap_or_default();
+    parents.into_iter().map(|parent| parent.join(product_name(run_dir))).collect()
+}
+
 fn make_folder(path: &Path) -> io::Result<()> {
     match fs::create_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),

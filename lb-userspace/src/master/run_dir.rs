@@ -1,0 +1,250 @@
+//! The run folder: one master at a time in it, a record of what runs, and the end of what a killed master left running.
+//!
+//! Effectful: files, locks, signals. Nothing is ended on the word of a bare pid: a cgroup is ours by its name, a process by its
+//! pid together with the time at which it was started.
+
+#![expect(clippy::disallowed_methods, reason = "files of the run folder and of /proc are read and written here")]
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use rustix::process::{Pid, PidfdFlags, Signal};
+use serde::{Deserialize, Serialize};
+
+use super::program::cgroup;
+
+/// Time for left-over processes to go after they were killed.
+const GONE_WITHIN: Duration = Duration::from_secs(2);
+
+/// The run folder, locked.
+pub struct RunDir {
+    path: PathBuf,
+    lock: File,
+    written: Record,
+}
+
+/// `state.json`: what runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The master.
+    pub master_pid: u32,
+    /// The product's cgroup.
+    pub cgroup: Option<PathBuf>,
+    /// Workers and instances.
+    pub processes: Vec<RecordedProcess>,
+}
+
+/// A process that may be told from a later one with the same pid.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedProcess {
+    /// `docs:0`, `worker`.
+    pub name: String,
+    /// Its pid, which is its process group and session too.
+    pub pid: u32,
+    /// Field 22 of `/proc/PID/stat`: when it was started, in clock ticks since boot.
+    pub start_ticks: u64,
+}
+
+impl RunDir {
+    /// Makes the folder where needed and locks it.
+    ///
+    /// # Errors
+    /// Another master is in it (its pid is named), or the folder cannot be made.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        let mode = if rustix::process::geteuid().is_root() { 0o755 } else { 0o700 };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(mode)
+            .create(path)
+            .with_context(|| format!("create run folder {}", path.display()))?;
+        let path = path.canonicalize().with_context(|| format!("run folder {}", path.display()))?;
+        let file = path.join("lock");
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            .open(&file)
+            .with_context(|| format!("open {}", file.display()))?;
+        if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+            let mut holder = String::new();
+            let _ = lock.read_to_string(&mut holder);
+            let holder = if holder.trim().is_empty() { "unknown".into() } else { holder.trim().to_owned() };
+            anyhow::bail!("run folder {}: another master is in it (pid {holder})", path.display());
+        }
+        lock.set_len(0)?;
+        writeln!(lock, "{}", std::process::id())?;
+        Ok(Self { path, lock, written: Record::default() })
+    }
+
+    /// The folder, canonical.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The control socket.
+    pub fn control_socket(&self) -> PathBuf {
+        self.path.join("control.sock")
+    }
+
+    /// The audit log.
+    pub fn audit_log(&self) -> PathBuf {
+        self.path.join("audit.log")
+    }
+
+    fn record_file(&self) -> PathBuf {
+        self.path.join("state.json")
+    }
+
+    /// Ends what a killed master left, and removes its files. Tells what it ended.
+    ///
+    /// # Errors
+    /// Something is still there after it was killed.
+    pub async fn clean(&self) -> anyhow::Result<Vec<String>> {
+        let record = self.read_record();
+        let mut ended = Vec::new();
+        for product in cgroup::product_folders(&self.path).into_iter().chain(record.cgroup.clone()) {
+            if product.is_dir() {
+                cgroup::remove_tree(&product)
+                    .await
+                    .with_context(|| format!("end what an earlier master left in {}", product.display()))?;
+                ended.push(format!("cgroup {}", product.display()));
+            }
+        }
+        for process in &record.processes {
+            if process.end().await.with_context(|| format!("end {} pid {}", process.name, process.pid))? {
+                ended.push(format!("{} pid {}", process.name, process.pid));
+            }
+        }
+        self.remove_files()?;
+        Ok(ended)
+    }
+
+    fn read_record(&self) -> Record {
+        let text = fs::read_to_string(self.record_file()).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    /// Writes what runs now, where it differs from what was written last.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn record(&mut self, record: Record) -> io::Result<()> {
+        if record == self.written {
+            return Ok(());
+        }
+        let new = self.path.join("state.json.new");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(&serde_json::to_vec(&record)?)?;
+        fs::rename(new, self.record_file())?;
+        self.written = record;
+        Ok(())
+    }
+
+    /// Leaves the folder as it was, but for the audit log and the empty lock file.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn close(self) -> io::Result<()> {
+        self.remove_files()?;
+        self.lock.set_len(0)
+    }
+
+    fn remove_files(&self) -> io::Result<()> {
+        for file in [self.control_socket(), self.record_file()] {
+            match fs::remove_file(file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl RecordedProcess {
+    /// A process that runs now.
+    pub fn of(name: &str, pid: u32) -> Option<Self> {
+        Some(Self { name: name.to_owned(), pid, start_ticks: start_ticks(pid)? })
+    }
+
+    /// Kills it and its group, if it is still the one that was recorded. Whether it was.
+    async fn end(&self) -> io::Result<bool> {
+        let Some(pid) = Pid::from_raw(self.pid as i32) else { return Ok(false) };
+        let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { return Ok(false) };
+        // Compared after the pidfd was opened: it cannot mean another process any more.
+        if start_ticks(self.pid) != Some(self.start_ticks) {
+            return Ok(false);
+        }
+        let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+        let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+        let ended = super::watched::watched(pidfd)?;
+        match tokio::time::timeout(GONE_WITHIN, ended.readable()).await {
+            Ok(_) => Ok(true),
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "still there two seconds after SIGKILL")),
+        }
+    }
+}
+
+/// When a process was started, in clock ticks since boot (proc(5): field 22 of `stat`).
+fn start_ticks(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field, the name in parentheses, may hold anything.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    fields.split(' ').nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn second_master_is_refused_and_told_who_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = RunDir::open(&folder.path().join("run")).unwrap();
+        let error = RunDir::open(&folder.path().join("run")).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(&format!("(pid {})", std::process::id())), "{error}");
+        first.close().unwrap();
+        RunDir::open(&folder.path().join("run")).unwrap();
+    }
+
+    #[tokio::test]
+    async fn process_that_a_killed_master_left_is_ended_and_another_with_its_pid_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut run_dir = RunDir::open(folder.path()).unwrap();
+        let mut left = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let mut other = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let left_record = RecordedProcess::of("docs:0", left.id()).unwrap();
+        let mut other_record = RecordedProcess::of("docs:1", other.id()).unwrap();
+        other_record.start_ticks -= 1;
+        run_dir
+            .record(Record { master_pid: 1, cgroup: None, processes: vec![left_record, other_record] })
+            .unwrap();
+        fs::write(run_dir.control_socket(), "").unwrap();
+        assert_eq!(run_dir.clean().await.unwrap(), [format!("docs:0 pid {}", left.id())]);
+        left.wait().unwrap();
+        assert!(other.try_wait().unwrap().is_none());
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(!run_dir.control_socket().exists() && !run_dir.record_file().exists());
+    }
+
+    #[tokio::test]
+    async fn cgroup_that_a_killed_master_left_is_emptied_and_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let run_dir = RunDir::open(folder.path()).unwrap();
+        let cgroups = cgroup::Cgroups::set_up(run_dir.path());
+        let Some(leaf) = cgroups.leaf("docs.0.1").unwrap() else { return };
+        let mut left = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        leaf.take_in(left.id()).unwrap();
+        // A test has no init that reaps: someone must, or the cgroup stays.
+        let reaped = std::thread::spawn(move || left.wait().unwrap());
+        run_dir.clean().await.unwrap();
+        reaped.join().unwrap();
+        assert!(!cgroups.product().unwrap().exists());
+    }
+}
