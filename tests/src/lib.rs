@@ -1,1 +1,19 @@
-//! What the end-to-end tests share: the real binary, backends, clients.
+//! What the end-to-end tests and benches share: the real binary, backends, clients, figures.
+//!
+//! Effectful throughout: it starts processes, opens sockets and reads clocks, because that is what it tests.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "end-to-end tests are effects")]
+
+pub mod binary;
+pub mod config;
+pub mod control;
+pub mod figures;
+pub mod http1;
+pub mod lb;
+pub mod leftovers;
+pub mod load;
+pub mod peer;
+pub mod port;
+pub mod process;
+pub mod scenario;
+pub mod wait;
+pub mod websocket;

@@ -1,0 +1,1 @@
+//! The acceptance scenarios, shared by tests (short) and benches (full length).
