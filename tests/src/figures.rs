@@ -18,7 +18,8 @@ impl Default for Durations {
 impl Durations {
     /// Adds one.
     pub fn add(&mut self, duration: Duration) {
-        self.histogram.saturating_record(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+        let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 2);
+        self.histogram.record(nanoseconds).expect("the histogram grows as needed");
     }
 
     /// Adds all of another.
