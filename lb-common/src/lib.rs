@@ -5,6 +5,7 @@
 #![no_std]
 
 pub mod backend;
+pub mod counter;
 pub mod exit;
 pub mod limits;
 pub mod socket;

@@ -4,6 +4,7 @@
 
 mod bench;
 mod ci;
+mod ebpf;
 mod fuzz;
 mod report;
 mod run;
@@ -24,7 +25,17 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Chore {
     /// Install what the tests need: Debian packages and a Python environment under target/.
-    Setup,
+    Setup {
+        /// Also what builds the kernel object.
+        #[arg(long)]
+        ebpf: bool,
+    },
+    /// Build the kernel object into lb-ebpf/prebuilt.
+    Ebpf {
+        /// Only compare it with the one that is there.
+        #[arg(long)]
+        check: bool,
+    },
     /// Build lbctl and run it: as root directly, else through sudo.
     Up {
         /// Arguments for `lbctl up`.
@@ -57,7 +68,9 @@ enum Chore {
 fn main() -> anyhow::Result<()> {
     run::enter_workspace()?;
     match Arguments::parse().chore {
-        Chore::Setup => setup::setup(),
+        Chore::Setup { ebpf: false } => setup::setup(),
+        Chore::Setup { ebpf: true } => setup::setup().and_then(|()| ebpf::install()),
+        Chore::Ebpf { check } => ebpf::ebpf(check),
         Chore::Up { arguments } => up::up(&arguments),
         Chore::Test { filter } => test::chore(filter.as_deref()),
         Chore::Lint => ci::lint(),

@@ -1,21 +1,37 @@
 //! The kernel half: loads, attaches and feeds the BPF programs, and says what of it works here.
 //!
 //! Everything hangs on descriptors of this process: nothing is pinned, so that programs and maps are gone when it ends,
-//! however it ends.
+//! however it ends. Connections in the short-cut go on until they close; the kernel keeps for them what they need.
+//!
+//! Effectful: loads BPF, reads `/sys` and `/proc`.
 
+mod btf;
+mod layout;
 pub mod notices;
+mod object;
+mod self_probe;
+mod short_cut;
+#[cfg(test)]
+mod tests;
+mod watch;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use aya::maps::{Map, MapData};
+use lb_common::counter::Counter;
 use lb_common::exit::Watched;
 
 use crate::config::model::{Kernel, Switch};
 use crate::control::protocol::Capability;
 use crate::table::{self, BackendTable};
+use layout::Layout;
+use object::{CounterTable, Object};
+use short_cut::ShortCut;
+use watch::Watch;
 
 pub use notices::NoticeStream;
 
@@ -47,35 +63,87 @@ pub struct Counters {
 /// The loaded programs and the maps shared with them.
 pub struct KernelHalf {
     table: Arc<BackendTable>,
-    memory: OwnedFd,
+    memory: Memory,
+    loaded: Option<Loaded>,
     capabilities: Vec<Capability>,
+}
+
+/// What the backend table lies in.
+enum Memory {
+    Bpf(MapData),
+    Memfd(OwnedFd),
+}
+
+/// What exists where BPF is allowed. Programs are detached when the object goes.
+struct Loaded {
+    counters: CounterTable,
+    watch: Option<Watch>,
+    short_cut: Option<ShortCut>,
+    /// Held for what hangs on it.
+    _object: Object,
 }
 
 impl KernelHalf {
     /// Loads what `switches` and this host allow. What cannot be had is off, with its reason in [`Self::capabilities`].
+    /// Takes up to 150 ms, most of it for the self-probe of the short-cut.
     ///
     /// # Errors
     /// A switch is `on` and the thing cannot be had, or there is no memory for the table.
     pub fn load(switches: &Kernel, product_cgroup: Option<&Path>) -> anyhow::Result<Self> {
-        let _ = product_cgroup;
+        if switches.exit_watch == Switch::Off && switches.short_cut == Switch::Off {
+            return Self::without_bpf(switches, "the kernel programs are switched off in [kernel]", "");
+        }
+        let started = crate::time::Time::now();
+        let (layout, mut object) = match prepare() {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                let why = format!("{error:#}");
+                for (key, switch) in [("exit_watch", switches.exit_watch), ("short_cut", switches.short_cut)]
+                {
+                    if switch == Switch::On {
+                        bail!("[kernel] {key} = \"on\": {why}");
+                    }
+                }
+                return Self::without_bpf(
+                    switches,
+                    &why,
+                    "run as root, with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN",
+                );
+            }
+        };
+        let Map::Array(memory) = object.take("BACKENDS")? else { bail!("BACKENDS is no array") };
+        let table = Arc::new(BackendTable::map(memory.fd()).context("backend table")?);
+        let counters = CounterTable::new(object.take("COUNTERS")?)?;
+        let mut capabilities = Vec::new();
+        let watch = Watch::load(switches.exit_watch, &layout, &mut object, &mut capabilities)?;
+        let short_cut = ShortCut::load(
+            switches.short_cut,
+            &layout,
+            product_cgroup,
+            &mut object,
+            &counters,
+            &mut capabilities,
+        )?;
+        let took = crate::time::Time::now().since(started);
+        capabilities.insert(0, on("bpf", format!("kernel programs loaded in {} ms", took.as_millis())));
+        let loaded = Loaded { counters, watch, short_cut, _object: object };
+        Ok(Self { table, memory: Memory::Bpf(memory), loaded: Some(loaded), capabilities })
+    }
+
+    fn without_bpf(switches: &Kernel, why: &str, remedy: &str) -> anyhow::Result<Self> {
         let memory = table::shared_memory("lbctl-backends", table::TABLE_BYTES).context("backend table")?;
         let table = Arc::new(BackendTable::map(&memory).context("backend table")?);
-        let off = |name: &str, switch: Switch| Capability {
-            name: name.into(),
-            on: false,
-            why: match switch {
-                Switch::Off => "switched off in [kernel]".into(),
-                _ => "no kernel programs are loaded".into(),
-            },
-            remedy: String::new(),
+        let row = |name, switch| match switch {
+            Switch::Off => switched_off(name),
+            _ => off(name, why, remedy),
         };
         let capabilities = vec![
-            off("bpf", Switch::Auto),
-            off("exit_watch", switches.exit_watch),
-            off("listen_watch", switches.exit_watch),
-            off("short_cut", switches.short_cut),
+            off("bpf", why, remedy),
+            row("exit_watch", switches.exit_watch),
+            row("listen_watch", switches.exit_watch),
+            row("short_cut", switches.short_cut),
         ];
-        Ok(Self { table, memory, capabilities })
+        Ok(Self { table, memory: Memory::Memfd(memory), loaded: None, capabilities })
     }
 
     /// The master's view of the backend table: a BPF array, or a memfd where BPF cannot be had.
@@ -83,32 +151,37 @@ impl KernelHalf {
         &self.table
     }
 
-    /// A descriptor of the same memory that can only be mapped for reading, to be sent to a worker.
+    /// A descriptor of the same memory, to be sent to a worker, which maps it for reading and closes it.
+    ///
+    /// A memfd's can only be mapped for reading. A BPF map's cannot be restricted so: the kernel maps a map only through a
+    /// descriptor that may write. Once mapped for reading and closed it cannot be made writable any more.
     ///
     /// # Errors
     /// What the operating system says.
     pub fn table_for_worker(&self) -> io::Result<OwnedFd> {
-        table::read_only(&self.memory)
+        match &self.memory {
+            Memory::Bpf(map) => map.fd().as_fd().try_clone_to_owned(),
+            Memory::Memfd(memory) => table::read_only(memory),
+        }
     }
 
     /// Watches a process for its exit: its row goes OUT in the kernel. No-op when the exit watch is off.
     ///
-    /// A process that ended before is not seen: check its pidfd after this call.
+    /// A process that ended before is not seen: look at its pidfd after this call.
     ///
     /// # Errors
     /// What the map update says.
     pub fn watch_process(&self, pid: u32, watched: Watched) -> anyhow::Result<()> {
-        let _ = (pid, watched);
-        Ok(())
+        self.watcher().map_or(Ok(()), |watch| watch.process(pid, watched))
     }
 
-    /// Watches what the tasks of a cgroup listen on. May be called before anything runs in it. No-op when off.
+    /// Watches what the tasks of a cgroup listen on. May be called before anything runs in it, and should: a listening
+    /// socket that was there before is not counted. No-op when off.
     ///
     /// # Errors
     /// What the map update says.
     pub fn watch_cgroup(&self, cgroup_id: u64, watched: Watched) -> anyhow::Result<()> {
-        let _ = (cgroup_id, watched);
-        Ok(())
+        self.watcher().map_or(Ok(()), |watch| watch.cgroup(cgroup_id, watched))
     }
 
     /// [`Self::watch_process`] and, with an id, [`Self::watch_cgroup`].
@@ -124,38 +197,45 @@ impl KernelHalf {
 
     /// Ends what [`Self::watch`] began; what is not watched is no error.
     pub fn unwatch(&self, pid: u32, cgroup_id: Option<u64>) {
-        let _ = (pid, cgroup_id);
+        if let Some(watch) = self.watcher() {
+            watch.end(pid, cgroup_id);
+        }
     }
 
     /// Whether the kernel takes dead instances out.
     pub fn exit_watch_is_on(&self) -> bool {
-        false
+        self.is_on("exit_watch")
     }
 
     /// Whether the kernel takes out instances that stop listening.
     pub fn listen_watch_is_on(&self) -> bool {
-        false
+        self.is_on("listen_watch")
     }
 
     /// Whether bytes between worker and local backends skip TCP.
     pub fn short_cut_is_on(&self) -> bool {
-        false
+        self.is_on("short_cut")
     }
 
     /// New loopback connections to this port may take the short-cut.
     pub fn enrol_port(&self, port: u16) {
-        let _ = port;
+        if let Some(short_cut) = self.loaded.as_ref().and_then(|loaded| loaded.short_cut.as_ref()) {
+            short_cut.enrol_port(port);
+        }
     }
 
     /// New connections to this port keep to TCP; those enrolled stay as they are until they close.
     pub fn withdraw_port(&self, port: u16) {
-        let _ = port;
+        if let Some(short_cut) = self.loaded.as_ref().and_then(|loaded| loaded.short_cut.as_ref()) {
+            short_cut.withdraw_port(port);
+        }
     }
 
     /// What the kernel tells, as a stream of its own so that the caller can wait on it beside other things. Taken once;
     /// later calls, and all calls when nothing is watched, get a stream that never has anything.
     pub fn take_notices(&mut self) -> NoticeStream {
-        NoticeStream::silent()
+        let watch = self.loaded.as_mut().and_then(|loaded| loaded.watch.as_mut());
+        watch.and_then(Watch::take_ring).map_or_else(NoticeStream::silent, NoticeStream::of)
     }
 
     /// The rows `bpf`, `exit_watch`, `listen_watch` and `short_cut` of the capability matrix.
@@ -165,7 +245,33 @@ impl KernelHalf {
 
     /// What the programs counted so far.
     pub fn counters(&self) -> Counters {
-        Counters::default()
+        self.loaded.as_ref().map_or_else(Counters::default, |loaded| Counters::read(&loaded.counters))
+    }
+
+    fn watcher(&self) -> Option<&Watch> {
+        self.loaded.as_ref()?.watch.as_ref()
+    }
+
+    fn is_on(&self, name: &str) -> bool {
+        self.capabilities.iter().any(|capability| capability.name == name && capability.on)
+    }
+}
+
+impl Counters {
+    fn read(table: &CounterTable) -> Self {
+        let no_credit = table.get(Counter::PassedNoCredit);
+        Self {
+            exits: table.get(Counter::Exits),
+            listens_opened: table.get(Counter::ListensOpened),
+            listens_closed: table.get(Counter::ListensClosed),
+            notices_lost: table.get(Counter::NoticesLost),
+            enrolled: table.get(Counter::Enrolled),
+            refused: table.get(Counter::Refused),
+            redirected: table.get(Counter::Redirected),
+            redirected_bytes: table.get(Counter::RedirectedBytes),
+            passed: table.get(Counter::PassedNoPeer) + table.get(Counter::PassedUnread) + no_credit,
+            passed_no_credit: no_credit,
+        }
     }
 }
 
@@ -175,4 +281,25 @@ impl KernelHalf {
 /// What `stat` says.
 pub fn cgroup_id(path: &Path) -> io::Result<u64> {
     Ok(rustix::fs::stat(path)?.st_ino)
+}
+
+#[expect(clippy::disallowed_methods, reason = "reads the running kernel's type information")]
+fn prepare() -> anyhow::Result<(Layout, Object)> {
+    const BTF: &str = "/sys/kernel/btf/vmlinux";
+    let btf = std::fs::read(BTF).with_context(|| format!("{BTF} (CONFIG_DEBUG_INFO_BTF)"))?;
+    let layout = Layout::from_btf(&btf)?;
+    let object = Object::load(&layout)?;
+    Ok((layout, object))
+}
+
+fn on(name: &str, why: String) -> Capability {
+    Capability { name: name.into(), on: true, why, remedy: String::new() }
+}
+
+fn off(name: &str, why: &str, remedy: &str) -> Capability {
+    Capability { name: name.into(), on: false, why: why.into(), remedy: remedy.into() }
+}
+
+fn switched_off(name: &str) -> Capability {
+    off(name, "switched off in [kernel]", "")
 }

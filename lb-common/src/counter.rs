@@ -1,0 +1,34 @@
+//! What the kernel programs count: one index per event, so that each side means the same by it.
+
+/// An index of the counter map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Counter {
+    /// Deaths of watched processes.
+    Exits = 0,
+    /// Listening sockets of watched instances that opened.
+    ListensOpened = 1,
+    /// Listening sockets of watched instances that closed.
+    ListensClosed = 2,
+    /// Notices that found the ring full.
+    NoticesLost = 3,
+    /// Sockets enrolled in the short-cut.
+    Enrolled = 4,
+    /// Sockets that could have been enrolled and were not: a map is full, another owner, a protocol on top of TCP.
+    Refused = 5,
+    /// Messages that took the short-cut.
+    Redirected = 6,
+    /// Bytes that took the short-cut.
+    RedirectedBytes = 7,
+    /// Messages that went by TCP because the other end is not enrolled, or closed.
+    PassedNoPeer = 8,
+    /// Messages that went by TCP because bytes sent by TCP before were unread.
+    PassedUnread = 9,
+    /// Messages that went by TCP because the reader was behind.
+    PassedNoCredit = 10,
+}
+
+impl Counter {
+    /// Entries of the counter map.
+    pub const COUNT: u32 = 11;
+}

@@ -1,0 +1,161 @@
+//! The short-cut: enrolling the two ends of a local connection, and sending messages from one to the other.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::{
+    BPF_ANY, BPF_F_INGRESS, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB,
+    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, bpf_sock_ops, sk_action,
+};
+use aya_ebpf::helpers::generated::{
+    bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_msg_redirect_hash, bpf_sk_storage_delete,
+    bpf_sk_storage_get, bpf_sock_hash_update,
+};
+use aya_ebpf::programs::{SkMsgContext, SockOpsContext};
+use lb_common::counter::Counter;
+use lb_common::socket::{Address, End, EndKey, Half, Way, way};
+
+use crate::maps::{ENDS, HALVES, SHORT_CUT_PORTS, SOCKETS};
+use crate::{count, kernel};
+
+/// The message or segment goes on its way: the one that was chosen, or TCP.
+pub const PASS: u32 = sk_action::SK_PASS;
+
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+
+/// Enrols a socket that has just been established when both its ends are loopback and its server's port is enrolled.
+#[inline(always)]
+pub fn established(ctx: &SockOpsContext) {
+    let active = match ctx.op() {
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => true,
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => false,
+        _ => return,
+    };
+    let local_port = ctx.local_port();
+    // The remote port is big-endian in a u32, the local one is not.
+    let remote_port = u32::from_be(ctx.remote_port());
+    let server_port = if active { remote_port } else { local_port };
+    // SAFETY: only whether there is an entry matters.
+    if unsafe { SHORT_CUT_PORTS.get(&server_port) }.is_none() {
+        return;
+    }
+    let Some((local, remote)) = addresses(ctx) else { return };
+    // SAFETY: a helper of this program type, given this program's context.
+    let namespace = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    let key = EndKey { namespace, local, remote, local_port, remote_port };
+    if !key.is_loopback() {
+        return;
+    }
+    count::one(if enrol(ctx.ops, key) { Counter::Enrolled } else { Counter::Refused });
+}
+
+#[inline(always)]
+fn addresses(ctx: &SockOpsContext) -> Option<(Address, Address)> {
+    match ctx.family() {
+        AF_INET => {
+            let (local, remote) = (ctx.local_ip4().to_ne_bytes(), ctx.remote_ip4().to_ne_bytes());
+            Some((Address::from_v4(local), Address::from_v4(remote)))
+        }
+        AF_INET6 => Some((v6(ctx.local_ip6()), v6(ctx.remote_ip6()))),
+        _ => None,
+    }
+}
+
+/// The kernel hands out the words of an address as they lie in memory.
+#[inline(always)]
+fn v6(words: [u32; 4]) -> Address {
+    let [a, b, c, d] = words.map(u32::to_ne_bytes);
+    Address([a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]])
+}
+
+/// Whether the socket was enrolled. The map of sockets comes last: who is found there has everything else.
+#[inline(always)]
+fn enrol(ops: *mut bpf_sock_ops, key: EndKey) -> bool {
+    // SAFETY: `ops` is this program's context.
+    let sock = unsafe { (*ops).__bindgen_anon_2.sk };
+    if sock.is_null() {
+        return false;
+    }
+    let half = half_of(sock.cast(), BPF_SK_STORAGE_GET_F_CREATE as u64);
+    if half.is_null() {
+        return false;
+    }
+    // Through the storage and back: what lay in a map is a number to the verifier, and numbers can be calculated with.
+    // SAFETY: `half` is this socket's storage, valid while the program runs.
+    unsafe { core::ptr::write_volatile(&raw mut (*half).socket, sock as u64) };
+    // SAFETY: as above.
+    let socket = unsafe { core::ptr::read_volatile(&raw const (*half).socket) };
+    // SAFETY: as above.
+    unsafe { (*half).key = key };
+    // SAFETY: a helper of this program type, given this program's context.
+    let cookie = unsafe { bpf_get_socket_cookie(ops.cast()) };
+    let enrolled = !kernel::has_upper_protocol(socket)
+        && ENDS.insert(&key, &End { cookie, socket }, BPF_ANY as u64).is_ok()
+        && insert_socket(ops, cookie);
+    if !enrolled {
+        let halves = (&raw const HALVES).cast_mut().cast();
+        // SAFETY: `sock` is this program's own socket and not null.
+        unsafe { bpf_sk_storage_delete(halves, sock.cast()) };
+    }
+    enrolled
+}
+
+#[inline(always)]
+fn insert_socket(ops: *mut bpf_sock_ops, mut cookie: u64) -> bool {
+    let sockets = (&raw const SOCKETS).cast_mut().cast();
+    // SAFETY: `ops` is this program's context and the key is a local variable of the map's key size.
+    unsafe { bpf_sock_hash_update(ops, sockets, (&raw mut cookie).cast(), BPF_NOEXIST as u64) == 0 }
+}
+
+#[inline(always)]
+fn half_of(sock: *mut core::ffi::c_void, flags: u64) -> *mut Half {
+    let halves = (&raw const HALVES).cast_mut().cast();
+    // SAFETY: `sock` is the context's socket and not null; without a value given the storage begins as zeros.
+    unsafe { bpf_sk_storage_get(halves, sock, core::ptr::null_mut(), flags) }.cast()
+}
+
+/// Sends a message of an enrolled socket the way that keeps order and bounds (see [`way`]).
+#[inline(always)]
+pub fn sent(ctx: &SkMsgContext) {
+    // SAFETY: `msg` is this program's context.
+    let sock = unsafe { (*ctx.msg).__bindgen_anon_3.sk };
+    let half = half_of(sock.cast(), 0);
+    if half.is_null() {
+        return;
+    }
+    // SAFETY: `half` is this socket's storage, valid while the program runs, and the sender holds the socket's lock.
+    let half = unsafe { &mut *half };
+    match way_now(half, ctx.size()) {
+        Some(Way::ShortCut) => redirect(ctx, half),
+        Some(Way::TcpUnread) => count::one(Counter::PassedUnread),
+        Some(Way::TcpNoCredit) => count::one(Counter::PassedNoCredit),
+        None => count::one(Counter::PassedNoPeer),
+    }
+}
+
+#[inline(always)]
+fn way_now(half: &mut Half, bytes: u32) -> Option<Way> {
+    if half.peer.cookie == 0 {
+        // SAFETY: the entry is copied at once; a stale or torn one names no socket of the map of sockets.
+        half.peer = *unsafe { ENDS.get(&half.key.of_peer()) }?;
+    }
+    let reads_next = kernel::reads_next(half.peer.socket)?;
+    let queued = kernel::queued_bytes(half.peer.socket)?;
+    Some(way(kernel::writes_next(half.socket)?, reads_next, queued, bytes))
+}
+
+#[inline(always)]
+fn redirect(ctx: &SkMsgContext, half: &mut Half) {
+    let mut cookie = half.peer.cookie;
+    let sockets = (&raw const SOCKETS).cast_mut().cast();
+    // SAFETY: `msg` is this program's context and the key is a local variable of the map's key size.
+    let verdict =
+        unsafe { bpf_msg_redirect_hash(ctx.msg, sockets, (&raw mut cookie).cast(), BPF_F_INGRESS as u64) };
+    if verdict == PASS as i64 {
+        count::one(Counter::Redirected);
+        count::many(Counter::RedirectedBytes, ctx.size() as u64);
+    } else {
+        // Not in the map: closed, or not enrolled yet. The message goes by TCP, the next one looks again.
+        half.peer = End { cookie: 0, socket: 0 };
+        count::one(Counter::PassedNoPeer);
+    }
+}
