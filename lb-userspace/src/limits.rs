@@ -88,3 +88,7 @@ pub const KILL_AGAIN_EVERY: Duration = Duration::from_secs(1);
 pub const COMMAND_PATIENCE: Duration = Duration::from_secs(60);
 /// Control commands in progress at one time.
 pub const COMMANDS_MAX: usize = 64;
+/// Problems that one configuration report shows.
+pub const CONFIG_PROBLEMS_MAX: usize = 100;
+/// Bytes of a configuration line that a report still shows with a caret.
+pub const CONFIG_LINE_BYTES_MAX: usize = 1_000;

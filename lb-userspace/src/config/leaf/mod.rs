@@ -1,0 +1,17 @@
+//! Single values as written in the file: text → a type that cannot hold anything wrong, or a refusal with a hint.
+
+mod address;
+mod header;
+mod process;
+mod quantity;
+mod route;
+mod word;
+
+pub use address::MetricsBind;
+pub use header::HeaderName;
+pub use process::{CommandLine, Cores, Signal, Umask};
+pub use route::{Name, ProbePath, RoutePath};
+pub use word::{DependencyWord, OffSwitch, Protocol};
+
+#[cfg(test)]
+mod tests;

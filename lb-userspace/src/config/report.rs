@@ -1,0 +1,336 @@
+//! What is wrong with a configuration, as a list that renders with file, line, caret and hint.
+//!
+//! All mistakes are collected before anything is shown, so a user repairs a file once and not once per mistake.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic, NamedSource};
+use serde::Serialize;
+
+use crate::limits::{CONFIG_LINE_BYTES_MAX, CONFIG_PROBLEMS_MAX};
+
+/// Every problem of a configuration with the texts they point into. It is an error only where it holds one.
+#[derive(Clone, Default)]
+pub struct Report {
+    problems: Vec<Problem>,
+    sources: Arc<Vec<Source>>,
+}
+
+/// How bad a problem is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The configuration is refused.
+    Error,
+    /// Legal, but surely not what was meant.
+    Warning,
+}
+
+/// One problem.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What is wrong: lower case, names the object.
+    pub message: String,
+    /// Where, and what stands under the caret; `None` for a problem of a whole file or of none.
+    pub place: Option<(Place, String)>,
+    /// A second place that has to do with it.
+    pub other_place: Option<(Place, String)>,
+    /// What to do about it.
+    pub hint: String,
+}
+
+/// Some bytes of one file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Index of the file in the order of reading.
+    pub file: usize,
+    /// First byte.
+    pub start: usize,
+    /// One past the last byte.
+    pub end: usize,
+}
+
+/// A file as the report shows it.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The name as given by the user, or as found by an `include`.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+}
+
+/// A problem in plain data, for `--json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Entry {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What is wrong.
+    pub message: String,
+    /// The file, where one is at fault.
+    pub file: Option<String>,
+    /// Line, counted from 1.
+    pub line: Option<usize>,
+    /// Column in characters, counted from 1.
+    pub column: Option<usize>,
+    /// The offending text.
+    pub text: Option<String>,
+    /// What to do about it.
+    pub hint: String,
+}
+
+impl Report {
+    /// A report of `problems` in `sources`, in the order of the files.
+    pub(super) fn new(mut problems: Vec<Problem>, sources: Arc<Vec<Source>>) -> Self {
+        problems.sort_by_key(|problem| (problem.place.as_ref().map(|(place, _)| *place), problem.severity));
+        problems.dedup();
+        Self { problems, sources }
+    }
+
+    /// Whether there is nothing to say.
+    pub fn is_empty(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    /// How many problems there are.
+    pub fn len(&self) -> usize {
+        self.problems.len()
+    }
+
+    /// Whether one of the problems is an error.
+    pub fn has_errors(&self) -> bool {
+        self.count(Severity::Error) > 0
+    }
+
+    /// The problems in the order of the files.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// The problems as plain data.
+    pub fn entries(&self) -> Vec<Entry> {
+        self.problems.iter().map(|problem| self.entry(problem)).collect()
+    }
+
+    /// The text that a user reads, at most `width` columns wide where that can be; ends with a line that counts.
+    pub fn render(&self, color: bool, width: usize) -> String {
+        let handler = GraphicalReportHandler::new_themed(theme(color))
+            .with_width(width.max(40))
+            .with_context_lines(1)
+            .with_links(false)
+            .without_syntax_highlighting();
+        let mut text = String::new();
+        for problem in self.problems.iter().take(CONFIG_PROBLEMS_MAX) {
+            self.render_problem(problem, &handler, &mut text);
+        }
+        text.push_str(&self.summary());
+        text.push('\n');
+        text
+    }
+
+    /// `3 errors, 1 warning`.
+    pub fn summary(&self) -> String {
+        let errors = counted(self.count(Severity::Error), "error");
+        let warnings = counted(self.count(Severity::Warning), "warning");
+        let counts = [errors, warnings].into_iter().flatten().collect::<Vec<_>>().join(", ");
+        let hidden = self.problems.len().saturating_sub(CONFIG_PROBLEMS_MAX);
+        match (counts.is_empty(), hidden) {
+            (true, _) => "no problems".to_owned(),
+            (false, 0) => counts,
+            (false, _) => format!("{counts}; the last {hidden} are not shown"),
+        }
+    }
+
+    fn count(&self, severity: Severity) -> usize {
+        self.problems.iter().filter(|problem| problem.severity == severity).count()
+    }
+
+    fn render_problem(&self, problem: &Problem, handler: &GraphicalReportHandler, text: &mut String) {
+        let diagnostic = MietteDiagnostic::new(printable(&problem.message))
+            .with_severity(problem.severity.into())
+            .with_help(printable(&self.full_hint(problem)));
+        let shown = problem.place.as_ref().and_then(|(place, label)| self.shown(*place, label));
+        let rendered = match (&problem.place, shown) {
+            (Some((place, _)), Some(label)) => {
+                let source = &self.sources[place.file];
+                let labels = std::iter::once(label).chain(self.other_label(problem));
+                let source = NamedSource::new(&source.name, printable(&source.text));
+                let report = miette::Report::new(diagnostic.with_labels(labels)).with_source_code(source);
+                handler.render_report(text, report.as_ref())
+            }
+            (Some((place, _)), None) => {
+                let (line, column) = self.line_and_column(*place);
+                let name = self.sources.get(place.file).map_or("", |source| source.name.as_str());
+                let message = format!("{name}:{line}:{column}: {}", diagnostic.message);
+                handler.render_report(text, &MietteDiagnostic { message, ..diagnostic })
+            }
+            (None, _) => handler.render_report(text, &diagnostic),
+        };
+        rendered.expect("writing to a string cannot fail");
+        text.push('\n');
+    }
+
+    /// The caret and its label; `None` where the line is too long to be shown.
+    fn shown(&self, place: Place, label: &str) -> Option<LabeledSpan> {
+        let text = &self.sources.get(place.file)?.text;
+        let line = line_range(text, place.start);
+        if line.len() > CONFIG_LINE_BYTES_MAX {
+            return None;
+        }
+        let end = place.end.clamp(place.start, line.end.max(place.start));
+        Some(LabeledSpan::new(Some(printable(label)), place.start, (end - place.start).max(1)))
+    }
+
+    fn other_label(&self, problem: &Problem) -> Option<LabeledSpan> {
+        let ((place, _), (other, label)) = (problem.place.as_ref()?, problem.other_place.as_ref()?);
+        let shown = self.shown(*other, label)?;
+        (other.file == place.file).then_some(shown)
+    }
+
+    /// The hint, with the other place where that one is in another file.
+    fn full_hint(&self, problem: &Problem) -> String {
+        match (&problem.place, &problem.other_place) {
+            (Some((place, _)), Some((other, label))) if place.file != other.file => {
+                let (line, _) = self.line_and_column(*other);
+                let name = self.sources.get(other.file).map_or("", |source| source.name.as_str());
+                format!("{}\n{name}:{line}: {label}", problem.hint)
+            }
+            _ => problem.hint.clone(),
+        }
+    }
+
+    fn entry(&self, problem: &Problem) -> Entry {
+        let place = problem.place.as_ref().map(|(place, _)| *place);
+        let source = place.and_then(|place| self.sources.get(place.file));
+        let position = place.map(|place| self.line_and_column(place));
+        let text = place.zip(source).and_then(|(place, source)| source.text.get(place.start..place.end));
+        Entry {
+            severity: problem.severity,
+            message: problem.message.clone(),
+            file: source.map(|source| source.name.clone()),
+            line: position.map(|(line, _)| line),
+            column: position.map(|(_, column)| column),
+            text: text.map(str::to_owned),
+            hint: problem.hint.clone(),
+        }
+    }
+
+    /// Both counted from 1.
+    fn line_and_column(&self, place: Place) -> (usize, usize) {
+        let text = self.sources.get(place.file).map_or("", |source| source.text.as_str());
+        let before = text.get(..place.start).unwrap_or(text);
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.render(false, 100).trim_end())
+    }
+}
+
+impl fmt::Debug for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for Report {}
+
+impl From<Severity> for miette::Severity {
+    fn from(severity: Severity) -> Self {
+        match severity {
+            Severity::Error => Self::Error,
+            Severity::Warning => Self::Warning,
+        }
+    }
+}
+
+impl Problem {
+    /// An error at `place`.
+    pub fn error(
+        place: Place,
+        message: impl Into<String>,
+        label: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self {
+            severity: Severity::Error,
+            message: message.into(),
+            place: Some((place, label.into())),
+            other_place: None,
+            hint: hint.into(),
+        }
+    }
+
+    /// A warning at `place`.
+    pub fn warning(
+        place: Place,
+        message: impl Into<String>,
+        label: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(place, message, label, hint) }
+    }
+
+    /// An error of a whole file.
+    pub fn of_file(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Error,
+            message: message.into(),
+            place: None,
+            other_place: None,
+            hint: hint.into(),
+        }
+    }
+
+    /// The same with a second place.
+    pub fn with_other(mut self, place: Place, label: impl Into<String>) -> Self {
+        self.other_place = Some((place, label.into()));
+        self
+    }
+}
+
+/// `text` in quotes, cut where it is long, for a message.
+pub fn quote(text: &str) -> String {
+    const CHARACTERS_SHOWN: usize = 60;
+    let mut shown: String = text.chars().take(CHARACTERS_SHOWN).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    format!("\"{shown}\"")
+}
+
+/// Control characters replaced by as many `?` as they have bytes, so that offsets stay and no terminal is driven.
+fn printable(text: &str) -> String {
+    let is_plain = |character: char| !character.is_control() || matches!(character, '\n' | '\t');
+    let replaced = |character: char| {
+        if is_plain(character) { character.to_string() } else { "?".repeat(character.len_utf8()) }
+    };
+    if text.chars().all(is_plain) { text.to_owned() } else { text.chars().map(replaced).collect() }
+}
+
+fn line_range(text: &str, offset: usize) -> Range<usize> {
+    let offset = offset.min(text.len());
+    let bytes = text.as_bytes();
+    let start = bytes[..offset].iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+    let end =
+        bytes[offset..].iter().position(|byte| *byte == b'\n').map_or(text.len(), |length| offset + length);
+    start..end
+}
+
+fn counted(count: usize, word: &str) -> Option<String> {
+    match count {
+        0 => None,
+        1 => Some(format!("1 {word}")),
+        _ => Some(format!("{count} {word}s")),
+    }
+}
+
+fn theme(color: bool) -> GraphicalTheme {
+    if color { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() }
+}

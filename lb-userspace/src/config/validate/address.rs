@@ -1,0 +1,94 @@
+//! Who listens where: no two on the same address.
+
+use std::net::SocketAddr;
+
+use super::context::Context;
+use super::{every, named};
+use crate::config::defaults;
+use crate::config::model::ProgramAddress;
+use crate::config::read::Parsed;
+use crate::config::report::{Place, Problem};
+
+/// Somebody who listens on `count` ports from that of `address` on.
+struct Claim {
+    owner: String,
+    address: SocketAddr,
+    count: u32,
+    place: Place,
+    is_program: bool,
+}
+
+/// Records addresses that two of them want.
+pub fn check(files: &[Parsed], context: &mut Context<'_>) {
+    let mut claims = listener_claims(files);
+    claims.extend(metrics_claims(files));
+    claims.extend(program_claims(files));
+    for (index, claim) in claims.iter().enumerate() {
+        if let Some((port, first)) =
+            claims[..index].iter().find_map(|other| Some((shared_port(claim, other)?, other)))
+        {
+            context.push(conflict(claim, first, port));
+        }
+    }
+}
+
+fn listener_claims(files: &[Parsed]) -> Vec<Claim> {
+    let mut claims = Vec::new();
+    for section in every(files, |file| &file.listener) {
+        let name = section.value.name.get().map_or("", |name| name.0.as_str());
+        for bind in section.value.bind.get().into_iter().flatten() {
+            let owner = format!("listener \"{name}\"");
+            claims.push(Claim { owner, address: bind.value, count: 1, place: bind.place, is_program: false });
+        }
+    }
+    claims
+}
+
+fn metrics_claims(files: &[Parsed]) -> Option<Claim> {
+    let bind = files.iter().find_map(|file| file.sections.metrics.get()?.bind.located())?;
+    let owner = "[metrics]".to_owned();
+    Some(Claim { owner, address: bind.value.0?, count: 1, place: bind.place, is_program: false })
+}
+
+fn program_claims(files: &[Parsed]) -> Vec<Claim> {
+    let mut claims = Vec::new();
+    for (name, section) in named(files, |file| &file.program) {
+        let Some(section) = section else { continue };
+        let Some(address) = section.value.address.located() else { continue };
+        if let ProgramAddress::Fixed(fixed) = address.value {
+            claims.push(Claim {
+                owner: format!("program \"{}\"", name.value),
+                address: fixed,
+                count: section.value.instances.or(defaults::INSTANCES).0,
+                place: address.place,
+                is_program: true,
+            });
+        }
+    }
+    claims
+}
+
+/// The lowest port that both want at an address where they would meet.
+fn shared_port(a: &Claim, b: &Claim) -> Option<u32> {
+    let (a_first, b_first) = (u32::from(a.address.port()), u32::from(b.address.port()));
+    let first = a_first.max(b_first);
+    let end = (a_first + a.count).min(b_first + b.count);
+    let same_ip = a.address.ip() == b.address.ip();
+    let same_family = a.address.is_ipv4() == b.address.is_ipv4();
+    // A program's socket has no SO_REUSEPORT as ours have: it meets a wildcard of its family too.
+    let any = a.address.ip().is_unspecified() || b.address.ip().is_unspecified();
+    let meets_any = (a.is_program || b.is_program) && same_family && any;
+    ((same_ip || meets_any) && first < end).then_some(first)
+}
+
+fn conflict(claim: &Claim, first: &Claim, port: u32) -> Problem {
+    let message = format!("{} and {} both want {} port {port}", first.owner, claim.owner, claim.address.ip());
+    let hint = match claim.is_program {
+        true if claim.count > 1 || first.count > 1 => {
+            "instance n of a program listens on port + n; port 0 lets lbctl choose"
+        }
+        true => "give it another port, or port 0 and let lbctl choose ($PORT)",
+        false => "give each listener an address of its own; routes share a listener by host and path",
+    };
+    Problem::error(claim.place, message, "wanted here", hint).with_other(first.place, "and here")
+}
