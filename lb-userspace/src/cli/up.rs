@@ -1,5 +1,6 @@
 //! `lbctl up`: becomes the master. Starts its runtime and looks which configuration there is.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -38,5 +39,14 @@ fn source(config: Option<&Path>) -> anyhow::Result<ConfigSource> {
     }
     log::info!("no {CONFIG_DEFAULT} and no -c FILE: running the built-in demonstration");
     let executable = std::env::current_exe().context("find the path of this program")?;
-    Ok(ConfigSource::Embedded { name: demo::config::NAME.to_owned(), text: demo::config::text(&executable) })
+    let user = (rustix::process::geteuid().is_root() && open_to_all(&executable)).then_some("nobody");
+    let text = demo::config::text(&executable, user);
+    Ok(ConfigSource::Embedded { name: demo::config::NAME.to_owned(), text })
+}
+
+/// Whether every user may execute the file at `path`: a build in somebody's home often may not be.
+fn open_to_all(path: &Path) -> bool {
+    const EXECUTE_BY_OTHERS: u32 = 0o001;
+    let open = |path: &Path| path.metadata().is_ok_and(|found| found.mode() & EXECUTE_BY_OTHERS != 0);
+    path.ancestors().all(open)
 }

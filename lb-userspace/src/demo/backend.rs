@@ -8,6 +8,7 @@ mod listen;
 mod web_socket;
 
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
@@ -33,7 +34,7 @@ struct Shared {
     /// Asks the accept loop to close the listening socket for a while (`None`: for good).
     close: mpsc::Sender<Option<Duration>>,
     /// Held by each connection and tunnel: the process ends when all are dropped.
-    _working: mpsc::Sender<std::convert::Infallible>,
+    _working: mpsc::Sender<Infallible>,
     /// Requests answered.
     requests: Rc<Cell<u64>>,
 }
@@ -54,28 +55,22 @@ pub fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    LocalSet::new().block_on(&runtime, serve(arguments))
+    LocalSet::new().block_on(&runtime, async {
+        let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
+        serve(arguments, async { terminate.recv().await.unwrap_or_default() }).await
+    })
 }
 
-/// Waits its start delay, then accepts until SIGTERM, then lets what is in progress finish.
-async fn serve(arguments: &Arguments) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
-    listen::pause(arguments.start_delay()).await;
+/// Serves until `terminate` is ready, then lets what is in progress finish.
+async fn serve(arguments: &Arguments, terminate: impl Future<Output = ()>) -> anyhow::Result<()> {
     let (ended, ending) = watch::channel(false);
     let (close, closing) = mpsc::channel(1);
     let (working, mut all_done) = mpsc::channel(1);
     let instance = arguments.instance.as_str().into();
     let shared = Shared { instance, ending, close, _working: working, requests: Rc::default() };
-    let listener = Listener::bind(arguments)?;
-    println!(
-        "demo-backend {} pid={} listening on {}",
-        arguments.instance,
-        std::process::id(),
-        arguments.place()
-    );
     tokio::select! {
-        result = accept(listener, shared, closing, arguments) => return result,
-        _ = terminate.recv() => {}
+        result = accept(shared, closing, arguments) => return result,
+        () = terminate => {}
     }
     ended.send_replace(true);
     // Ends when the last connection has dropped its `Shared`.
@@ -84,28 +79,36 @@ async fn serve(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Accepts connections, with a pause when one of them asks for it.
+/// Waits its start delay, then accepts connections, with a pause when one of them asks for it.
 async fn accept(
-    mut listener: Listener,
     shared: Shared,
     mut closing: mpsc::Receiver<Option<Duration>>,
     arguments: &Arguments,
 ) -> anyhow::Result<()> {
+    listen::pause(arguments.start_delay()).await;
     loop {
-        tokio::select! {
-            accepted = listener.accept() => {
-                // A full descriptor table passes; nothing is gained by ending.
-                let Ok(stream) = accepted else { listen::pause(Duration::from_millis(10)).await; continue };
-                tokio::task::spawn_local(connection(stream, shared.clone()));
-            }
-            Some(for_how_long) = closing.recv() => {
-                drop(listener);
-                match for_how_long {
-                    Some(span) => listen::pause(span).await,
-                    None => std::future::pending::<()>().await,
-                }
-                listener = Listener::bind(arguments)?;
-            }
+        let listener = Listener::bind(arguments)?;
+        let (name, pid) = (&arguments.instance, std::process::id());
+        println!("demo-backend {name} pid={pid} listening on {}", arguments.place());
+        let for_how_long = tokio::select! {
+            never = accept_on(&listener, &shared) => match never {},
+            asked = closing.recv() => asked.flatten(),
+        };
+        drop(listener);
+        match for_how_long {
+            Some(span) => listen::pause(span).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Accepts connections for ever.
+async fn accept_on(listener: &Listener, shared: &Shared) -> Infallible {
+    loop {
+        match listener.accept().await {
+            Ok(stream) => drop(tokio::task::spawn_local(connection(stream, shared.clone()))),
+            // A full descriptor table passes; nothing is gained by ending.
+            Err(_) => listen::pause(Duration::from_millis(10)).await,
         }
     }
 }
@@ -122,3 +125,6 @@ async fn connection(stream: Stream, shared: Shared) {
     }
     let _ = connection.await;
 }
+
+#[cfg(test)]
+mod tests;

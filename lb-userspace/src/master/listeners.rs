@@ -71,12 +71,14 @@ impl Listeners {
 
     /// Closes what the model has no longer, and takes over its names.
     pub fn settle(&mut self, model: &Model) {
-        self.open.retain(|bind, open| match model.listeners.iter().find(|listener| listener.bind.contains(bind)) {
-            Some(listener) => {
-                open.name.clone_from(&listener.name);
-                true
+        self.open.retain(|bind, open| {
+            match model.listeners.iter().find(|listener| listener.bind.contains(bind)) {
+                Some(listener) => {
+                    open.name.clone_from(&listener.name);
+                    true
+                }
+                None => false,
             }
-            None => false,
         });
         self.metrics.retain(|bind, _| model.metrics_bind == Some(*bind));
     }
@@ -88,7 +90,8 @@ impl Listeners {
 
     /// What workers are told of them.
     pub fn served(&self) -> Vec<ServedListener> {
-        let served = |open: &Open| ServedListener { id: open.id, name: open.name.clone(), address: open.address };
+        let served =
+            |open: &Open| ServedListener { id: open.id, name: open.name.clone(), address: open.address };
         self.all().map(served).collect()
     }
 
@@ -172,7 +175,8 @@ mod tests {
     fn second_product_on_the_same_port_is_refused_by_name() {
         let (address, _sockets) = open(&["127.0.0.1:0"]).unwrap();
         let error = open(&[&address.to_string()]).map(|_| ()).unwrap_err();
-        let expected = format!("listener \"web\": bind {address}: address in use (pid {}, ", std::process::id());
+        let expected =
+            format!("listener \"web\": bind {address}: address in use (pid {}, ", std::process::id());
         assert!(error.starts_with(&expected), "{error}");
     }
 }

@@ -8,13 +8,13 @@ use std::time::Duration;
 use crate::control::protocol::{Capability, InstanceStatus};
 
 mod inbox;
+pub mod kernel;
 mod listeners;
+mod packet;
 mod port_holder;
 mod probe;
-mod run_dir;
-pub mod kernel;
-mod packet;
 pub mod program;
+mod run_dir;
 mod watched;
 
 /// Where the configuration comes from, at start and at each reload.

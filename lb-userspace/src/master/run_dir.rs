@@ -3,7 +3,10 @@
 //! Effectful: files, locks, signals. Nothing is ended on the word of a bare pid: a cgroup is ours by its name, a process by its
 //! pid together with the time at which it was started.
 
-#![expect(clippy::disallowed_methods, reason = "files of the run folder and of /proc are read and written here")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "files of the run folder and of /proc are read and written here"
+)]
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
