@@ -14,7 +14,7 @@ mod host;
 mod host_reading;
 mod logging;
 mod output_lines;
-mod spans;
+pub(crate) mod spans;
 mod status_table;
 mod up;
 

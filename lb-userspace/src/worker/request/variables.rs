@@ -126,7 +126,7 @@ const fn is_printable(byte: u8) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// Values for tests of this folder.
