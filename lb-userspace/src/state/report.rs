@@ -1,6 +1,73 @@
 //! The status report as operators ask for it: whole, or the part that names select.
 
-use crate::control::protocol::StatusReport;
+use super::State;
+use super::backend::Backend;
+use super::event::Slot;
+use super::instance::Instance;
+use crate::control::protocol::{BackendStatus, InstanceStatus, StatusReport};
+use crate::time::Time;
+use lb_common::backend::TrafficState;
+
+/// A row's active requests, open connections and requests ever sent, summed over workers.
+type Activity<'a> = &'a dyn Fn(Slot) -> (u32, u32, u64);
+/// The joined verdict of master and kernel on a row.
+type Traffic<'a> = &'a dyn Fn(Slot) -> TrafficState;
+
+impl State {
+    /// What is, for `status`, `/metrics` and `/readyz`. `activity` gives a row's active requests, open connections and
+    /// requests ever sent, summed over workers; `traffic` the joined verdict of master and kernel. The loop fills in `workers` and
+    /// `uptime_ms`.
+    pub fn report(&self, now: Time, activity: Activity<'_>, traffic: Traffic<'_>) -> StatusReport {
+        let model = self.model.as_deref();
+        let listeners = model.iter().flat_map(|model| &model.listeners);
+        let addresses = listeners.flat_map(|listener| listener.bind.iter().map(ToString::to_string));
+        StatusReport {
+            node: model.map(|model| model.node.name.clone()).unwrap_or_default(),
+            master_pid: self.master_pid,
+            snapshot: self.acknowledged,
+            listeners: addresses.collect(),
+            instances: self.instances.values().map(|each| instance(each, now, activity, traffic)).collect(),
+            backends: self.backends.values().map(|each| self.backend(each, activity, traffic)).collect(),
+            ..Default::default()
+        }
+    }
+
+    fn backend(&self, backend: &Backend, activity: Activity<'_>, traffic: Traffic<'_>) -> BackendStatus {
+        let (active, connections, requests) = activity(backend.slot);
+        BackendStatus {
+            upstream: backend.upstream.clone(),
+            name: backend.name.clone(),
+            address: backend.address.as_ref().map(ToString::to_string).unwrap_or_default(),
+            slot: backend.slot.0,
+            traffic_state: traffic(backend.slot).name().to_owned(),
+            weight: backend.weight,
+            backup: backend.backup,
+            active,
+            connections,
+            requests,
+            reason: backend.reason.clone(),
+            supervised: backend.supervised.is_some(),
+        }
+    }
+}
+
+fn instance(instance: &Instance, now: Time, activity: Activity<'_>, traffic: Traffic<'_>) -> InstanceStatus {
+    InstanceStatus {
+        name: instance.name.to_string(),
+        program: instance.name.program.clone(),
+        pid: instance.pid,
+        instance: instance.last_life.0,
+        process_state: instance.process_state(),
+        traffic_state: instance.slot.map(|slot| traffic(slot).name().to_owned()),
+        address: instance.address.as_ref().map(ToString::to_string),
+        uptime_ms: instance.pid.map(|_| now.since(instance.spawned_at).as_millis() as u64),
+        restarts: instance.restarts,
+        active: instance.slot.map_or(0, |slot| activity(slot).0),
+        reason: instance.reason.clone(),
+        ending: instance.ending,
+        last_line: instance.last_line.clone(),
+    }
+}
 
 /// The part of a report that `names` select (programs, instances, upstreams, `upstream/address`); all of it for no names.
 ///
