@@ -37,7 +37,11 @@ pub enum Command {
     /// Run the master in the foreground; without a configuration file, the built-in demonstration
     Up,
     /// Check the configuration file: every error with its place, and what is legal but looks wrong
-    Check,
+    Check {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Show instances and backends: what they are, and why
     Status {
         /// Which

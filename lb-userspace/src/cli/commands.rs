@@ -8,7 +8,7 @@ use clap::CommandFactory;
 use super::args::{Arguments, Command, Selection};
 use super::banner::Reach;
 use super::exit::{CommandError, Exit};
-use super::{doctor, event_lines, output_lines, run_dir, status_table, up};
+use super::{check, doctor, event_lines, output_lines, run_dir, status_table, up};
 use crate::control::client::Client;
 use crate::control::protocol::{Answer, Command as Question, FailureKind, ProcessState, StatusReport};
 
@@ -41,7 +41,8 @@ pub fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
         Command::Events { tail } => ask(&run_dir, Question::Events { last: tail.lines, follow: tail.follow }),
         Command::Completions { shell } => completions(*shell),
         Command::Version => print(&format!("lbctl {}\n", env!("CARGO_PKG_VERSION"))),
-        Command::Check | Command::Schema => Err(anyhow::anyhow!("this command is not built yet").into()),
+        Command::Check { json } => check::check(arguments.global.config.as_deref(), *json, terminal_width()),
+        Command::Schema => print(&crate::config::schema()),
     }
 }
 

@@ -5,6 +5,7 @@ pub mod exit;
 pub mod run_dir;
 
 mod banner;
+mod check;
 mod columns;
 mod commands;
 mod diagnosis;

@@ -18,9 +18,9 @@ pub fn text(executable: &Path, user: Option<&str>) -> String {
     TEXT.replace("\"$LBCTL ", &command) + &user
 }
 
-/// `word` as a part of a TOML basic string; `$` is doubled because commands expand variables.
+/// `word` as a part of a TOML basic string.
 fn escaped(word: &str) -> String {
-    word.replace('\\', "\\\\").replace('"', "\\\"").replace('$', "$$")
+    word.replace('\\', "\\\\").replace('"', "\\\"")
 }
 
 #[cfg(test)]
