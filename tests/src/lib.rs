@@ -15,5 +15,6 @@ pub mod peer;
 pub mod port;
 pub mod process;
 pub mod scenario;
+pub mod table;
 pub mod wait;
 pub mod websocket;

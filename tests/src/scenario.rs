@@ -1,1 +1,10 @@
-//! The acceptance scenarios, shared by tests (short) and benches (full length).
+//! The acceptance scenarios. Tests run them short, `cargo xtask bench` at full length; both print the figures.
+
+pub mod echo;
+pub mod freeze;
+pub mod idle;
+pub mod kill;
+pub mod short_cut;
+pub mod transfer;
+pub mod websocket;
+pub mod worker_kill;
