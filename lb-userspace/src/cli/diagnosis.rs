@@ -91,7 +91,7 @@ fn backend(backend: &BackendStatus) -> Option<Finding> {
 fn remedy(reason: &str, name: &str, address: Option<&str>) -> String {
     let address = address.unwrap_or("its address");
     let says = |words: &[&str]| words.iter().any(|word| reason.to_lowercase().contains(word));
-    if says(&["drain", "undrain"]) {
+    if reason.starts_with("drained by ") {
         format!("an operator took it out: `lbctl undrain {name}`")
     } else if says(&["refused", "listen"]) {
         format!(
@@ -135,7 +135,8 @@ mod tests {
         check_reason("response_reset", "breaks connections off");
         check_reason("response_malformed", "does not speak HTTP");
         check_reason("status 503", "not as the probe asks");
-        check_reason("drained by uid=0", "lbctl undrain api/10.0.0.7:80");
+        check_reason("drained by uid=0 pid=412", "lbctl undrain api/10.0.0.7:80");
+        check_reason("listener closed", "nothing listens");
         check_reason("something new", "lbctl events");
     }
 

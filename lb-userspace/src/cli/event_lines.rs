@@ -30,8 +30,10 @@ pub fn event(record: &EventRecord) -> String {
 /// Good news green, bad news red, the rest plain.
 fn style(what: &str) -> Style {
     match what.rsplit(' ').next().unwrap_or_default() {
-        "in" | "ready" | "running" => AnsiColor::Green.on_default(),
-        "out" | "exited" | "failed" | "fatal" | "killed" => AnsiColor::Red.on_default(),
+        "in" | "readmitted" | "running" => AnsiColor::Green.on_default(),
+        "out" | "ejected" | "exited" | "failed" | "fatal" | "backoff" | "killed" => {
+            AnsiColor::Red.on_default()
+        }
         _ => Style::new(),
     }
 }
