@@ -1,0 +1,262 @@
+//! One client connection: hyper behind the framing gate, its idle and stall time-outs, and the tunnel it may become.
+//!
+//! Effectful: owns sockets, waits.
+#![expect(clippy::disallowed_types, reason = "takes over accepted sockets")]
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::metered::{Metered, Meters, Stream};
+use super::request::framing::Phase as GatePhase;
+use super::request::gate::{Gate, GateHandle};
+use super::request::handle::handle;
+use super::request::upgrade::PendingTunnel;
+use super::thread::Thread;
+use super::timer::Timer;
+use crate::limits::{
+    CLIENT_BODY_TIMEOUT, CLIENT_HEAD_TIMEOUT, CLIENT_IDLE_TIMEOUT, HEAD_BYTES_MAX, HEADERS_MAX,
+};
+use crate::reason::Reason;
+use crate::snapshot::ServedListener;
+
+/// Bytes that hyper may buffer for one client; it reads bodies in pieces of at most this size.
+const CLIENT_BUFFER_BYTES_MAX: usize = 64 * 1024;
+const OVERLOADED: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 11\r\n\r\noverloaded\n";
+
+/// What requests of one client connection share.
+pub struct Client {
+    /// The listener that took it.
+    pub listener: Rc<ServedListener>,
+    /// Who connected.
+    pub peer: SocketAddr,
+    /// Bytes from and to the client.
+    pub meters: Rc<Meters>,
+    /// For the time-outs of the request in progress.
+    pub timer: RefCell<Timer>,
+    /// What the gate saw.
+    pub gate: GateHandle,
+    /// Set by a request whose backend answered 101: what the connection becomes once hyper has sent the answer.
+    pub tunnel: RefCell<Option<PendingTunnel>>,
+    waiting: Cell<Waiting>,
+    stall: Cell<Option<(u64, Instant)>>,
+    closing: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+#[derive(Clone, Copy)]
+enum Waiting {
+    /// Since then for a request to begin.
+    Idle(Instant),
+    /// Since then for the rest of a head.
+    Head(Instant),
+    /// The head took too long: since then for the client to take the answer that says so.
+    Refused(Instant),
+    /// Not: a request is in progress.
+    No,
+}
+
+impl Client {
+    /// A request begins; the wait for the next one begins when the guard is dropped.
+    pub fn begin_request(self: &Rc<Self>) -> InProgress {
+        self.waiting.set(Waiting::No);
+        InProgress(self.clone())
+    }
+
+    /// Ready when the connection must be given up: the client does not read, or sends no request.
+    fn poll_overdue(&self, timer: &mut Timer, cx: &mut Context<'_>) -> Poll<&'static str> {
+        loop {
+            let (deadline, what) = if self.meters.write_blocked.get() {
+                (self.stalled_since() + CLIENT_BODY_TIMEOUT, "does not read")
+            } else {
+                match self.waiting.get() {
+                    Waiting::No => return Poll::Pending,
+                    Waiting::Idle(_) if self.gate.phase() == GatePhase::Head => {
+                        self.waiting.set(Waiting::Head(Instant::now()));
+                        continue;
+                    }
+                    Waiting::Idle(since) => (since + CLIENT_IDLE_TIMEOUT, "idle"),
+                    Waiting::Head(since) => (since + CLIENT_HEAD_TIMEOUT, "head"),
+                    Waiting::Refused(since) => (since + CLIENT_HEAD_TIMEOUT, "does not take its refusal"),
+                }
+            };
+            std::task::ready!(timer.poll_until(deadline, cx));
+            let Waiting::Head(_) = self.waiting.get() else { return Poll::Ready(what) };
+            if self.gate.phase() != GatePhase::Head {
+                return Poll::Ready(what);
+            }
+            self.waiting.set(Waiting::Refused(Instant::now()));
+            self.gate.refuse_head(Reason::ClientTimeout);
+        }
+    }
+
+    fn stalled_since(&self) -> Instant {
+        let written = self.meters.written.get();
+        match self.stall.get() {
+            Some((at, since)) if at == written => since,
+            _ => {
+                let since = Instant::now();
+                self.stall.set(Some((written, since)));
+                since
+            }
+        }
+    }
+}
+
+/// Alive while a request of the connection is in progress.
+pub struct InProgress(Rc<Client>);
+
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        self.0.waiting.set(Waiting::Idle(Instant::now()));
+    }
+}
+
+/// The client connections of one thread.
+#[derive(Default)]
+pub struct Connections {
+    open: RefCell<HashMap<u64, Rc<Client>>>,
+    next: Cell<u64>,
+    closed: Notify,
+}
+
+impl Connections {
+    /// Closes what is idle and lets the rest finish its request.
+    pub fn close_idle(&self) {
+        for client in self.open.borrow().values() {
+            client.closing.set(true);
+            if let Some(waker) = client.waker.borrow().as_ref() {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
+    /// Waits until none is open.
+    pub async fn all_closed(&self) {
+        while !self.open.borrow().is_empty() {
+            self.closed.notified().await;
+        }
+    }
+}
+
+/// One entry of [`Connections`], and of the worker's count.
+struct Entry {
+    thread: Rc<Thread>,
+    number: u64,
+}
+
+impl Entry {
+    fn new(thread: &Rc<Thread>, client: &Rc<Client>) -> Self {
+        thread.shared.connections.fetch_add(1, Ordering::Relaxed);
+        let number = thread.connections.next.get();
+        thread.connections.next.set(number + 1);
+        thread.connections.open.borrow_mut().insert(number, client.clone());
+        Self { thread: thread.clone(), number }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.thread.shared.connections.fetch_sub(1, Ordering::Relaxed);
+        self.thread.connections.open.borrow_mut().remove(&self.number);
+        self.thread.connections.closed.notify_waiters();
+    }
+}
+
+/// Serves a client connection in a task of its own. With `overloaded` it is only told so.
+pub fn start(
+    thread: &Rc<Thread>,
+    listener: &Rc<ServedListener>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    overloaded: bool,
+) {
+    if overloaded {
+        let _ = stream.try_write(OVERLOADED);
+        return;
+    }
+    let _ = stream.set_nodelay(true);
+    let (metered, meters) = Metered::new(Stream::Tcp(stream));
+    let (gate, handle) = Gate::new(TokioIo::new(metered));
+    let client = Rc::new(Client {
+        listener: listener.clone(),
+        peer,
+        meters,
+        timer: RefCell::default(),
+        gate: handle,
+        tunnel: RefCell::new(None),
+        // The first request is due at once: a connection that sends nothing is not kept like one that has proved itself.
+        waiting: Cell::new(Waiting::Head(Instant::now())),
+        stall: Cell::new(None),
+        closing: Cell::new(thread.draining.get().is_some()),
+        waker: RefCell::new(None),
+    });
+    let entry = Entry::new(thread, &client);
+    tokio::task::spawn_local(serve(entry, client, gate));
+}
+
+async fn serve(entry: Entry, client: Rc<Client>, gate: Gate<TokioIo<Metered>>) {
+    let service = {
+        let (thread, client) = (entry.thread.clone(), client.clone());
+        service_fn(move |request| {
+            let (thread, client) = (thread.clone(), client.clone());
+            let violation = client.gate.begin_request();
+            async move { Ok::<_, Infallible>(handle(thread, client, request, violation).await) }
+        })
+    };
+    let mut server = http1::Builder::new()
+        .max_buf_size(CLIENT_BUFFER_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .max_header_size(HEAD_BYTES_MAX)
+        .header_read_timeout(None)
+        .half_close(false)
+        .serve_connection(gate, service);
+    let mut timer = Timer::default();
+    let ended = poll_fn(|cx| {
+        remember_waker(&client, cx);
+        if client.closing.replace(false) {
+            Pin::new(&mut server).graceful_shutdown();
+        }
+        if let Poll::Ready(result) = Pin::new(&mut server).poll(cx) {
+            return Poll::Ready(Ended::ByItself(result));
+        }
+        client.poll_overdue(&mut timer, cx).map(Ended::Overdue)
+    })
+    .await;
+    match ended {
+        Ended::ByItself(Ok(())) => {
+            let tunnel = client.tunnel.borrow_mut().take();
+            if let Some(tunnel) = tunnel {
+                let parts = server.into_parts();
+                tunnel.relay(parts.io, parts.read_buf).await;
+            }
+        }
+        Ended::ByItself(Err(error)) => log::debug!("connection ended peer={} error={error}", client.peer),
+        Ended::Overdue(what) => log::debug!("connection overdue peer={} {what}", client.peer),
+    }
+}
+
+enum Ended {
+    ByItself(hyper::Result<()>),
+    Overdue(&'static str),
+}
+
+fn remember_waker(client: &Client, cx: &Context<'_>) {
+    if client.waker.borrow().is_none() {
+        *client.waker.borrow_mut() = Some(cx.waker().clone());
+    }
+}

@@ -1,0 +1,84 @@
+//! Accepts client connections on one socket of one thread.
+//!
+//! Effectful: owns sockets, waits.
+#![expect(clippy::disallowed_types, reason = "accepts connections")]
+#![expect(clippy::disallowed_methods, reason = "waits when the process is out of descriptors")]
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+use super::connection;
+use super::thread::Thread;
+use crate::limits::CONNECTIONS_MAX;
+use crate::snapshot::ServedListener;
+
+/// Wait after an accept error that will not go away by itself (no descriptors left, no memory).
+const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
+/// Connections taken in a row before other tasks of the thread get their turn.
+const ACCEPTS_IN_A_ROW: usize = 32;
+
+/// Dropped: takes what already waits in the accept queue, then closes the socket.
+pub struct Listening {
+    thread: Rc<Thread>,
+    listener: Rc<TcpListener>,
+    named: Rc<ServedListener>,
+    accepting: JoinHandle<()>,
+}
+
+/// Begins to accept.
+///
+/// # Errors
+/// When the socket is not one that the runtime can watch.
+pub fn listen(thread: &Rc<Thread>, listener: ServedListener, socket: OwnedFd) -> io::Result<Listening> {
+    let socket = std::net::TcpListener::from(socket);
+    socket.set_nonblocking(true)?;
+    let socket = Rc::new(TcpListener::from_std(socket)?);
+    let named = Rc::new(listener);
+    let accepting = tokio::task::spawn_local(accept(thread.clone(), socket.clone(), named.clone()));
+    Ok(Listening { thread: thread.clone(), listener: socket, named, accepting })
+}
+
+async fn accept(thread: Rc<Thread>, listener: Rc<TcpListener>, named: Rc<ServedListener>) {
+    loop {
+        for _ in 0..ACCEPTS_IN_A_ROW {
+            match listener.accept().await {
+                Ok((stream, peer)) => take(&thread, &named, stream, peer),
+                Err(error) if is_passing(&error) => {}
+                Err(error) => {
+                    log::warn!("listener accept failed listener={} error={error}", named.name);
+                    tokio::time::sleep(ACCEPT_BACK_OFF).await;
+                }
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Errors of the one connection that was to be accepted, not of the listener (accept(2)).
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+        || error.kind() == io::ErrorKind::Interrupted
+}
+
+fn take(thread: &Rc<Thread>, named: &Rc<ServedListener>, stream: TcpStream, peer: SocketAddr) {
+    let overloaded = thread.shared.connections.load(Ordering::Relaxed) >= CONNECTIONS_MAX;
+    connection::start(thread, named, stream, peer, overloaded);
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        let waker = std::task::Waker::noop();
+        let mut cx = std::task::Context::from_waker(waker);
+        while let std::task::Poll::Ready(Ok((stream, peer))) = self.listener.poll_accept(&mut cx) {
+            take(&self.thread, &self.named, stream, peer);
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! The worker's main thread: obeys the master, tells it what threads serve and what failed, answers `/metrics`.
+//!
+//! Effectful: starts threads, catches signals, waits.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::master_link::{MasterLink, Packet};
+use super::served::Served;
+use super::shared::{REPORTS_QUEUED_MAX, Shared};
+use super::thread::{self, Command, Notice};
+use crate::limits::SNAPSHOT_BYTES_MAX;
+use crate::link::{Attachment, FromWorker, ToWorker};
+use crate::snapshot::Snapshot;
+use crate::table::{ActivityTable, BackendTable};
+
+/// How long a worker that nobody but a signal asked to drain takes at most.
+const DRAIN_WITHIN: Duration = Duration::from_secs(30);
+
+/// Runs a worker process on its end of the link until it has drained. When the master goes away it serves on.
+///
+/// # Errors
+/// When the link speaks no sense, or the operating system refuses what a worker cannot do without.
+pub fn run(link: OwnedFd) -> anyhow::Result<()> {
+    super::hardening::give_up_privileges();
+    serve(link)
+}
+
+/// [`run`] without giving up privileges: for tests, which share their process.
+pub(super) fn serve(link: OwnedFd) -> anyhow::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    runtime.block_on(async {
+        let mut main = Main::new(link)?;
+        main.obey().await
+    })
+}
+
+struct Main {
+    /// `None` once the master has gone.
+    link: Option<MasterLink>,
+    threads: Vec<Worker>,
+    thread_count: usize,
+    shared: Option<Arc<Shared>>,
+    served: Option<Arc<Served>>,
+    attached: Attached,
+    reports: (mpsc::Sender<FromWorker>, mpsc::Receiver<FromWorker>),
+    notices: (mpsc::UnboundedSender<(usize, Notice)>, mpsc::UnboundedReceiver<(usize, Notice)>),
+    draining: bool,
+}
+
+/// Descriptors that came before they could be put to use.
+#[derive(Default)]
+struct Attached {
+    table: Option<OwnedFd>,
+    activity: Option<OwnedFd>,
+    listeners: HashMap<(u32, usize), OwnedFd>,
+}
+
+struct Worker {
+    commands: mpsc::UnboundedSender<Command>,
+    serving: u64,
+    ended: bool,
+    _thread: JoinHandle<()>,
+}
+
+impl Main {
+    fn new(link: OwnedFd) -> anyhow::Result<Self> {
+        Ok(Self {
+            link: Some(MasterLink::new(link).context("watch the link to the master")?),
+            threads: Vec::new(),
+            thread_count: 1,
+            shared: None,
+            served: None,
+            attached: Attached::default(),
+            reports: mpsc::channel(REPORTS_QUEUED_MAX),
+            notices: mpsc::unbounded_channel(),
+            draining: false,
+        })
+    }
+
+    async fn obey(&mut self) -> anyhow::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        // A terminal sends it to the whole process group; the master decides what it means.
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        loop {
+            tokio::select! {
+                packet = receive(&mut self.link) => match packet {
+                    Ok(Some(packet)) => self.take(packet)?,
+                    Ok(None) => self.link = None,
+                    Err(error) => {
+                        log::error!("link failed error={error}");
+                        self.link = None;
+                    }
+                },
+                Some(report) = self.reports.1.recv() => self.send(&report).await,
+                Some((index, notice)) = self.notices.1.recv() => {
+                    if self.note(index, notice).await {
+                        return Ok(());
+                    }
+                }
+                _ = terminate.recv() => {
+                    if self.drain(Instant::now() + DRAIN_WITHIN) {
+                        return Ok(());
+                    }
+                }
+                _ = interrupt.recv() => {}
+            }
+        }
+    }
+
+    async fn send(&mut self, message: &FromWorker) {
+        let Some(link) = &self.link else { return };
+        if let Err(error) = link.send(message).await {
+            log::warn!("link lost, serving on error={error}");
+            self.link = None;
+        }
+    }
+
+    fn take(&mut self, packet: Packet) -> anyhow::Result<()> {
+        let Packet { message, descriptor } = packet;
+        match message {
+            ToWorker::Hello { threads, generation } => {
+                log::debug!("worker started threads={threads} generation={generation}");
+                self.thread_count = threads.max(1);
+            }
+            ToWorker::Attach { what } => {
+                self.attach(what, descriptor.context("an attachment comes with a descriptor")?)?
+            }
+            ToWorker::Snapshot { number } => {
+                let snapshot: Snapshot = read_memory(descriptor).context("read a snapshot")?;
+                anyhow::ensure!(
+                    snapshot.number == number,
+                    "snapshot {number} says that it is {}",
+                    snapshot.number
+                );
+                self.serve(snapshot)?;
+            }
+            ToWorker::TableChanged => self.tell_threads(|| Command::TableChanged),
+            ToWorker::Status => {}
+            ToWorker::Drain { within_ms } => {
+                if self.drain(Instant::now() + Duration::from_millis(within_ms)) {
+                    std::process::exit(0);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, what: Attachment, descriptor: OwnedFd) -> anyhow::Result<()> {
+        match what {
+            Attachment::Table => self.attached.table = Some(descriptor),
+            Attachment::Activity => self.attached.activity = Some(descriptor),
+            Attachment::AccessLog | Attachment::ErrorLog | Attachment::Metrics => {}
+            Attachment::Listener { id, thread } => {
+                self.attached.listeners.insert((id, thread), descriptor);
+            }
+        }
+        Ok(())
+    }
+
+    /// Serves a newer snapshot: threads are started with the first one.
+    fn serve(&mut self, snapshot: Snapshot) -> anyhow::Result<()> {
+        if self.served.as_ref().is_some_and(|served| snapshot.number <= served.snapshot.number) {
+            return Ok(());
+        }
+        let served = Arc::new(Served::new(snapshot, self.served.as_deref()));
+        if self.threads.is_empty() {
+            let shared = self.share()?;
+            for index in 0..self.thread_count {
+                self.threads.push(start(index, &shared, &served, &self.notices.0)?);
+            }
+        }
+        for (index, thread) in self.threads.iter().enumerate() {
+            let mut sockets = Vec::new();
+            for listener in &served.snapshot.listeners {
+                if let Some(socket) = self.attached.listeners.remove(&(listener.id, index)) {
+                    sockets.push((listener.clone(), socket));
+                }
+            }
+            let _ = thread.commands.send(Command::Serve(served.clone(), sockets));
+        }
+        self.served = Some(served);
+        Ok(())
+    }
+
+    fn share(&mut self) -> anyhow::Result<Arc<Shared>> {
+        let table = self.attached.table.take().context("no backend table came before the first snapshot")?;
+        let activity =
+            self.attached.activity.take().context("no activity table came before the first snapshot")?;
+        let table = BackendTable::map_read_only(&table).context("map the backend table")?;
+        let activity = ActivityTable::map(&activity).context("map the activity table")?;
+        let shared = Arc::new(Shared::new(table, activity, self.reports.0.clone()));
+        self.shared = Some(shared.clone());
+        Ok(shared)
+    }
+
+    fn tell_threads(&self, command: impl Fn() -> Command) {
+        for thread in &self.threads {
+            let _ = thread.commands.send(command());
+        }
+    }
+
+    /// Begins to drain; tells whether there is nothing to wait for.
+    fn drain(&mut self, until: Instant) -> bool {
+        if !std::mem::replace(&mut self.draining, true) {
+            self.tell_threads(|| Command::Drain(until));
+        }
+        self.threads.is_empty()
+    }
+
+    /// Takes note of what a thread says; tells whether all have ended.
+    async fn note(&mut self, index: usize, notice: Notice) -> bool {
+        match notice {
+            Notice::Serving(number) => {
+                let before = self.serving();
+                self.threads[index].serving = number;
+                let now = self.serving();
+                if now > before {
+                    self.send(&FromWorker::Serving { number: now }).await;
+                }
+                false
+            }
+            Notice::Ended => {
+                self.threads[index].ended = true;
+                let all = self.threads.iter().all(|thread| thread.ended);
+                if all {
+                    self.send(&FromWorker::Drained).await;
+                }
+                all
+            }
+        }
+    }
+
+    /// The snapshot that every thread serves at least.
+    fn serving(&self) -> u64 {
+        self.threads.iter().map(|thread| thread.serving).min().unwrap_or(0)
+    }
+}
+
+async fn receive(link: &mut Option<MasterLink>) -> std::io::Result<Option<Packet>> {
+    match link {
+        Some(link) => link.receive().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn start(
+    index: usize,
+    shared: &Arc<Shared>,
+    served: &Arc<Served>,
+    notices: &mpsc::UnboundedSender<(usize, Notice)>,
+) -> anyhow::Result<Worker> {
+    let (commands, received) = mpsc::unbounded_channel();
+    let (shared, served, notices) = (shared.clone(), served.clone(), notices.clone());
+    let thread = std::thread::Builder::new()
+        .name(format!("worker-{index}"))
+        .spawn(move || {
+            if let Err(error) = thread::run(index, shared, served, received, notices) {
+                log::error!("worker thread failed index={index} error={error}");
+                // Half a worker would leave connections unanswered in its accept queue: the master starts a whole one.
+                std::process::exit(1);
+            }
+        })
+        .with_context(|| format!("start worker thread {index}"))?;
+    Ok(Worker { commands, serving: 0, ended: false, _thread: thread })
+}
+
+/// The JSON in a memfd.
+fn read_memory<T: serde::de::DeserializeOwned>(memory: Option<OwnedFd>) -> anyhow::Result<T> {
+    let memory = memory.context("no descriptor came with it")?;
+    let bytes = rustix::fs::fstat(&memory)?.st_size;
+    let bytes = usize::try_from(bytes).ok().filter(|bytes| *bytes <= SNAPSHOT_BYTES_MAX);
+    let mut text = vec![0; bytes.context("it is too large")?];
+    let mut filled = 0;
+    while filled < text.len() {
+        let read = rustix::io::pread(&memory, &mut text[filled..], filled as u64)?;
+        anyhow::ensure!(read > 0, "it ends early");
+        filled += read;
+    }
+    Ok(serde_json::from_slice(&text)?)
+}

@@ -1,0 +1,276 @@
+//! One try: a request on one backend connection until the head of the answer, and as much of its body as is there.
+//!
+//! Effectful: waits.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response, StatusCode};
+use http_body::{Body, Frame};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::body::{BodySource, RequestBody};
+use super::pool::BackendConnection;
+use crate::limits::{CLIENT_BODY_TIMEOUT, RESPONSE_PEEK_BYTES_MAX};
+use crate::reason::Reason;
+use crate::worker::metered::Meters;
+use crate::worker::served::Upstream;
+use crate::worker::timer::Timer;
+
+/// Where a request was when it failed; the words of the error log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Reading and checking the request.
+    Request,
+    /// Looking for a route.
+    Route,
+    /// Waiting for a backend.
+    Queue,
+    /// Connecting.
+    Connect,
+    /// Sending the request.
+    Send,
+    /// Waiting for the head of the answer.
+    ResponseHead,
+    /// Relaying the body of the answer.
+    ResponseBody,
+    /// Relaying an upgraded connection.
+    Tunnel,
+}
+
+impl Phase {
+    /// As logs have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Route => "route",
+            Self::Queue => "queue",
+            Self::Connect => "connect",
+            Self::Send => "send",
+            Self::ResponseHead => "response_head",
+            Self::ResponseBody => "response_body",
+            Self::Tunnel => "tunnel",
+        }
+    }
+}
+
+/// A try that failed.
+#[derive(Debug)]
+pub struct TryFailed {
+    /// How.
+    pub reason: Reason,
+    /// Where.
+    pub phase: Phase,
+    /// Whether a byte of the request was sent.
+    pub sent: bool,
+    /// See `retry::Failed::stale`.
+    pub stale: bool,
+}
+
+/// The time-outs of a try: each runs from the last byte that moved.
+pub struct Progress {
+    seen: u64,
+    at: Instant,
+}
+
+impl Progress {
+    /// From now.
+    pub fn new(meters: &Meters, now: Instant) -> Self {
+        Self { seen: meters.progress(), at: now }
+    }
+
+    /// Ready with the reason when nothing moved for too long.
+    pub fn poll_stalled(
+        &mut self,
+        meters: &Meters,
+        upstream: &Upstream,
+        source: Option<&BodySource>,
+        timer: &RefCell<Timer>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Reason> {
+        if self.seen != meters.progress() {
+            (self.seen, self.at) = (meters.progress(), Instant::now());
+        }
+        let (patience, reason): (Duration, _) = if meters.write_blocked.get() {
+            (upstream.send_timeout, Reason::SendTimeout)
+        } else if source.is_some_and(BodySource::waits_for_client) {
+            (CLIENT_BODY_TIMEOUT, Reason::ClientTimeout)
+        } else {
+            (upstream.read_timeout, Reason::ResponseTimeout)
+        };
+        timer.borrow_mut().poll_until(self.at + patience, cx).map(|()| reason)
+    }
+}
+
+/// What surrounds a try.
+pub struct Surroundings<'a> {
+    /// For its time-outs.
+    pub upstream: &'a Upstream,
+    /// The client connection's timer.
+    pub timer: &'a RefCell<Timer>,
+    /// The request's body, if it has one.
+    pub source: Option<&'a BodySource>,
+    /// Wait for the whole of a small answer before any of it is passed on, so that it can be asked for again.
+    pub may_repeat: bool,
+    /// When the try began.
+    pub now: Instant,
+}
+
+/// An answer that has begun to arrive.
+pub struct Arrived {
+    /// Its head, and the body that is not in `early`.
+    pub response: Response<Incoming>,
+    /// What of the body is there.
+    pub early: Early,
+}
+
+/// The beginning of a body.
+pub enum Early {
+    /// All of it; no trailers.
+    Whole(Bytes),
+    /// A part.
+    Part(Vec<Frame<Bytes>>),
+}
+
+/// Sends the request and waits for the answer.
+///
+/// # Errors
+/// Why there is none, or not all of what must be waited for.
+pub async fn exchange(
+    connection: &mut BackendConnection,
+    request: Request<RequestBody>,
+    around: Surroundings<'_>,
+) -> Result<Arrived, TryFailed> {
+    let meters = connection.meters.clone();
+    let (read_before, written_before) = (meters.read.get(), meters.written.get());
+    let reused = connection.reused;
+    let mut progress = Progress::new(&meters, around.now);
+    let failed = |reason, phase| TryFailed {
+        reason,
+        phase,
+        sent: meters.written.get() != written_before,
+        stale: reused && meters.read.get() == read_before && reason == Reason::ResponseReset,
+    };
+    let mut answer = pin!(connection.send(request));
+    let mut response = poll_fn(|cx| {
+        let ended = connection.drive(cx);
+        // Only `drive` makes an answer, so nobody else need wake us.
+        if let Poll::Ready(answer) = answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return Poll::Ready(answer.map_err(|error| reason_of(error.error(), around.source)));
+        }
+        if ended.is_ready() {
+            return Poll::Ready(Err(Reason::ResponseReset));
+        }
+        progress.poll_stalled(&meters, around.upstream, around.source, around.timer, cx).map(Err)
+    })
+    .await
+    .map_err(|reason| {
+        let is_sending = meters.write_blocked.get() || meters.written.get() == written_before;
+        failed(reason, if is_sending { Phase::Send } else { Phase::ResponseHead })
+    })?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(Arrived { response, early: Early::Part(Vec::new()) });
+    }
+    let early = gather(connection, response.body_mut(), &around, &mut progress)
+        .await
+        .map_err(|reason| failed(reason, Phase::ResponseBody))?;
+    Ok(Arrived { response, early })
+}
+
+/// Takes what of the body is there already. Small bodies normally come with the head; of an answer that may be asked for
+/// again a small body is waited for, because nothing can be repeated once a part of it was passed on.
+async fn gather(
+    connection: &mut BackendConnection,
+    incoming: &mut Incoming,
+    around: &Surroundings<'_>,
+    progress: &mut Progress,
+) -> Result<Early, Reason> {
+    if incoming.is_end_stream() {
+        return Ok(Early::Whole(Bytes::new()));
+    }
+    let length = incoming.size_hint().exact();
+    let wait = around.may_repeat && length.is_some_and(|length| length <= RESPONSE_PEEK_BYTES_MAX);
+    let meters = connection.meters.clone();
+    let mut frames: Vec<Frame<Bytes>> = Vec::new();
+    let mut bytes = 0;
+    poll_fn(|cx| {
+        loop {
+            match poll_body(connection, incoming, cx) {
+                Poll::Ready(None) => return Poll::Ready(Ok(whole(std::mem::take(&mut frames)))),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(reason_of(&error, around.source))),
+                Poll::Ready(Some(Ok(frame))) => {
+                    bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
+                    frames.push(frame);
+                    if incoming.is_end_stream() {
+                        return Poll::Ready(Ok(whole(std::mem::take(&mut frames))));
+                    }
+                    if bytes > RESPONSE_PEEK_BYTES_MAX {
+                        return Poll::Ready(Ok(Early::Part(std::mem::take(&mut frames))));
+                    }
+                }
+                Poll::Pending if wait => {
+                    return progress
+                        .poll_stalled(&meters, around.upstream, around.source, around.timer, cx)
+                        .map(Err);
+                }
+                Poll::Pending => return Poll::Ready(Ok(Early::Part(std::mem::take(&mut frames)))),
+            }
+        }
+    })
+    .await
+}
+
+/// All frames of a body: joined, unless there are trailers.
+fn whole(mut frames: Vec<Frame<Bytes>>) -> Early {
+    if frames.iter().any(|frame| !frame.is_data()) {
+        return Early::Part(frames);
+    }
+    if frames.len() == 1 {
+        let only = frames.pop().and_then(|frame| frame.into_data().ok());
+        return Early::Whole(only.unwrap_or_default());
+    }
+    let mut joined = BytesMut::new();
+    for data in frames.into_iter().filter_map(|frame| frame.into_data().ok()) {
+        joined.extend_from_slice(&data);
+    }
+    Early::Whole(joined.freeze())
+}
+
+/// The next frame of an answer's body. It comes out of the connection, so driving that is what wakes.
+pub fn poll_body(
+    connection: &mut BackendConnection,
+    incoming: &mut Incoming,
+    cx: &mut Context<'_>,
+) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+    let _ended = connection.drive(cx);
+    Pin::new(incoming).poll_frame(&mut Context::from_waker(Waker::noop()))
+}
+
+/// What hyper's error means for the client.
+pub fn reason_of(error: &hyper::Error, source: Option<&BodySource>) -> Reason {
+    if let Some(reason) = source.and_then(BodySource::failure) {
+        return reason;
+    }
+    if error.is_incomplete_message() || error.is_canceled() || error.is_closed() || has_io_cause(error) {
+        return Reason::ResponseReset;
+    }
+    Reason::ResponseMalformed
+}
+
+/// Whether a socket ended it, and not what came over it.
+fn has_io_cause(error: &hyper::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        if let Some(io) = inner.downcast_ref::<std::io::Error>() {
+            return io.kind() != std::io::ErrorKind::InvalidData
+                && io.kind() != std::io::ErrorKind::InvalidInput;
+        }
+        cause = inner.source();
+    }
+    false
+}

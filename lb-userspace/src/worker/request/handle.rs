@@ -1,0 +1,176 @@
+//! A request from its head to its answer: check, route, rewrite, then try backends until one answers.
+//!
+//! Effectful: reads the clock, waits.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+
+use http::{Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::exchange::{Arrived, Early, Phase, Surroundings, TryFailed, exchange};
+use super::failure;
+use super::framing::Phase as GatePhase;
+use super::pool::BackendConnection;
+use super::prepare::{Prepared, prepare};
+use super::record::Record;
+use super::relay::{Arriving, ResponseBody};
+use super::rewrite::{apply, strip_hop_by_hop};
+use super::tries::Tries;
+use super::upgrade::PendingTunnel;
+use crate::reason::Reason;
+use crate::worker::connection::Client;
+use crate::worker::served::LocalUpstream;
+use crate::worker::thread::Thread;
+
+/// Answers a request; with `violation` it is one that must not be read any further.
+pub async fn handle(
+    thread: Rc<Thread>,
+    client: Rc<Client>,
+    request: Request<Incoming>,
+    violation: Option<Reason>,
+) -> Response<ResponseBody> {
+    let mut record = Record::begin(thread, client);
+    let relayed = match violation {
+        None => relay(&mut record, request).await,
+        Some(reason) => Err(reason),
+    };
+    let client = record.client.clone();
+    let response = match relayed {
+        Ok(relayed) => relayed.into_response(record),
+        Err(reason) => failure::answer(record, reason),
+    };
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS && client.gate.phase() == GatePhase::Upgrade {
+        client.gate.upgrade_refused();
+    }
+    response
+}
+
+async fn relay(record: &mut Record, request: Request<Incoming>) -> Result<Relayed, Reason> {
+    let (prepared, upstream) = prepare(record, request)?;
+    upstream.budget.borrow_mut().earn();
+    let mut tries = Tries::default();
+    loop {
+        record.phase = Phase::Queue;
+        let next = tries.next(record, &upstream).await?;
+        record.begin_try(next.picked, Instant::now());
+        let tried = try_once(record, &prepared, &upstream, next.fresh).await;
+        record.bytes_received = prepared.received();
+        match tried {
+            Ok(relayed) => return Ok(relayed),
+            Err(failed) => tries.after(&failed, record, &prepared, &upstream)?,
+        }
+    }
+}
+
+/// An answer that can be passed on.
+struct Relayed {
+    arrived: Arrived,
+    connection: Box<BackendConnection>,
+}
+
+async fn try_once(
+    record: &mut Record,
+    prepared: &Prepared,
+    upstream: &LocalUpstream,
+    fresh: bool,
+) -> Result<Relayed, TryFailed> {
+    let may_repeat = prepared.idempotent && prepared.is_replayable();
+    let mut connection = match pooled(record, may_repeat, fresh) {
+        Some(connection) => connection,
+        None => {
+            record.phase = Phase::Connect;
+            connect(record, upstream).await.map_err(|reason| TryFailed {
+                reason,
+                phase: Phase::Connect,
+                sent: false,
+                stale: false,
+            })?
+        }
+    };
+    let now = Instant::now();
+    (record.reused, record.connected, record.phase) = (connection.reused, Some(now), Phase::Send);
+    let request = prepared.request(record);
+    record.thread.shared.activity.row(connection.slot).requests.fetch_add(1, Ordering::Relaxed);
+    let around = Surroundings {
+        upstream: &upstream.shared,
+        timer: &record.client.timer,
+        source: prepared.source.as_deref(),
+        may_repeat,
+        now,
+    };
+    let arrived = exchange(&mut connection, request, around).await?;
+    let is_upgraded = arrived.response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if is_upgraded && prepared.upgrade.is_none() {
+        let (reason, phase) = (Reason::ResponseMalformed, Phase::ResponseHead);
+        return Err(TryFailed { reason, phase, sent: true, stale: false });
+    }
+    Ok(Relayed { arrived, connection })
+}
+
+/// An idle connection to the backend that was picked. Before a request that cannot be repeated the socket itself is asked
+/// whether the backend has closed it.
+fn pooled(record: &Record, may_repeat: bool, fresh: bool) -> Option<Box<BackendConnection>> {
+    let picked = record.picked.as_ref().filter(|_| !fresh)?;
+    loop {
+        let connection = record.thread.pool.take(picked.slot, picked.instance, record.tried)?;
+        if may_repeat || !connection.has_unread_end() {
+            return Some(connection);
+        }
+    }
+}
+
+async fn connect(record: &Record, upstream: &LocalUpstream) -> Result<Box<BackendConnection>, Reason> {
+    let (Some(picked), Some(backend)) = (&record.picked, record.backend()) else {
+        return Err(Reason::NoBackend);
+    };
+    let life = (picked.slot, picked.instance);
+    let mut connecting = pin!(BackendConnection::connect(&record.thread, &backend.address, life));
+    let deadline = record.tried + upstream.shared.connect_timeout;
+    poll_fn(|cx| {
+        if let Poll::Ready(result) = connecting.as_mut().poll(cx) {
+            return Poll::Ready(result.map_err(|error| super::pool::reason_of_connect(&error)));
+        }
+        record.client.timer.borrow_mut().poll_until(deadline, cx).map(|()| Err(Reason::ConnectTimeout))
+    })
+    .await
+}
+
+impl Relayed {
+    fn into_response(self, mut record: Box<Record>) -> Response<ResponseBody> {
+        let Self { arrived: Arrived { response, early }, connection } = self;
+        let now = Instant::now();
+        record.answered = Some(now);
+        record.status = response.status().as_u16();
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return PendingTunnel::announce(response, connection, record);
+        }
+        let (mut parts, incoming) = response.into_parts();
+        if parts.version < Version::HTTP_11 {
+            parts.version = Version::HTTP_11;
+        }
+        strip_hop_by_hop(&mut parts.headers);
+        if let Some(route) = &record.route {
+            apply(&route.response_headers, &mut parts.headers, &record.variables());
+        }
+        record.phase = Phase::ResponseBody;
+        let body = match early {
+            Early::Whole(bytes) => {
+                record.bytes_sent = bytes.len() as u64;
+                if let Some(upstream) = &record.upstream {
+                    record.thread.pool.give_back(connection, &upstream.shared, now);
+                }
+                record.finish(None);
+                ResponseBody::Whole(bytes)
+            }
+            Early::Part(frames) => {
+                ResponseBody::Arriving(Box::new(Arriving::new(connection, incoming, frames, record)))
+            }
+        };
+        Response::from_parts(parts, body)
+    }
+}

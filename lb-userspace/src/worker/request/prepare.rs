@@ -1,0 +1,159 @@
+//! What happens to a request before a backend is chosen: checks, route, limits, and the headers that every backend gets.
+
+use std::rc::Rc;
+
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, UPGRADE, VIA};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Version};
+use http_body::Body;
+use hyper::body::Incoming;
+
+use super::body::{BodySource, RequestBody};
+use super::exchange::Phase;
+use super::record::Record;
+use super::rewrite::{apply, strip_hop_by_hop};
+use super::{forwarded, retry, target};
+use crate::reason::Reason;
+use crate::worker::served::LocalUpstream;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// How often a request may pass this node before it counts as a loop.
+const PASSES_MAX: usize = 8;
+
+/// A request that has passed all checks.
+pub struct Prepared {
+    headers: HeaderMap,
+    /// Its body, if it has one.
+    pub source: Option<Rc<BodySource>>,
+    length: Option<u64>,
+    /// See `retry::is_idempotent`.
+    pub idempotent: bool,
+    /// The protocol that client and backend may change to.
+    pub upgrade: Option<HeaderValue>,
+}
+
+impl Prepared {
+    /// Whether the whole request can be sent once more.
+    pub fn is_replayable(&self) -> bool {
+        self.source.as_ref().is_none_or(|source| source.is_replayable())
+    }
+
+    /// Bytes of body read from the client.
+    pub fn received(&self) -> u64 {
+        self.source.as_ref().map_or(0, |source| source.bytes())
+    }
+
+    /// The request for one try on the backend that `record` names.
+    pub fn request(&self, record: &Record) -> Request<RequestBody> {
+        let body = match &self.source {
+            Some(source) => RequestBody::new(source.clone(), self.length),
+            None => RequestBody::empty(),
+        };
+        let mut request = Request::new(body);
+        *request.method_mut() = record.method.clone();
+        *request.uri_mut() = record.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        if let Some(route) = &record.route {
+            apply(&route.request_headers, request.headers_mut(), &record.variables());
+        }
+        if let Some(protocol) = &self.upgrade {
+            request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            request.headers_mut().insert(UPGRADE, protocol.clone());
+        }
+        request
+    }
+}
+
+/// Checks the request, finds its route and makes the headers that every backend gets.
+///
+/// # Errors
+/// The reason of the answer.
+pub fn prepare(
+    record: &mut Record,
+    request: Request<Incoming>,
+) -> Result<(Prepared, Rc<LocalUpstream>), Reason> {
+    let (mut parts, body) = request.into_parts();
+    record.method = parts.method.clone();
+    record.uri = target::normalise(&mut parts).inspect_err(|_| record.uri = parts.uri.clone())?;
+    if let Some(id) = parts.headers.get(X_REQUEST_ID) {
+        record.request_id = id.clone();
+    } else {
+        record.request_id = record.thread.ids.next();
+        parts.headers.insert(X_REQUEST_ID, record.request_id.clone());
+    }
+    if let Some(host) = parts.headers.get(HOST) {
+        record.host = host.clone();
+    }
+    if parts
+        .headers
+        .get(EXPECT)
+        .is_some_and(|expect| !expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+    {
+        return Err(Reason::ExpectationFailed);
+    }
+    record.phase = Phase::Route;
+    let upstream = find_route(record)?;
+    let length = body.size_hint().exact();
+    let bytes_max = record.route.as_ref().and_then(|route| route.body_bytes_max);
+    if length.zip(bytes_max).is_some_and(|(length, max)| length > max) {
+        return Err(Reason::BodyTooLarge);
+    }
+    let source = (!body.is_end_stream()).then(|| Rc::new(BodySource::new(body, bytes_max)));
+    let upgrade = if source.is_none() { asked_protocol(&parts.headers, parts.version) } else { None };
+    let headers = backend_headers(record, parts.headers)?;
+    let idempotent = retry::is_idempotent(&record.method);
+    Ok((Prepared { headers, source, length, idempotent, upgrade }, upstream))
+}
+
+fn find_route(record: &mut Record) -> Result<Rc<LocalUpstream>, Reason> {
+    let host = record.host.to_str().unwrap_or_default();
+    let routes = &record.served.shared.routes;
+    let route = routes.find(&record.client.listener.name, host, record.uri.path()).ok_or(Reason::NoRoute)?;
+    let upstream = record.served.upstream(&route.upstream).ok_or(Reason::NoRoute)?.clone();
+    record.route = Some(route.clone());
+    record.upstream = Some(upstream.clone());
+    Ok(upstream)
+}
+
+/// What every backend gets: nothing that was meant for this hop, and who the client is.
+fn backend_headers(record: &mut Record, mut headers: HeaderMap) -> Result<HeaderMap, Reason> {
+    let served = &record.served.shared;
+    check_loop(&headers, &served.via)?;
+    let takes_trailers = headers.get(TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    strip_hop_by_hop(&mut headers);
+    headers.remove(EXPECT);
+    if takes_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+    headers.append(VIA, served.via.clone());
+    let host = record.host.to_str().unwrap_or_default();
+    let trusted = &served.snapshot.trusted_proxies;
+    record.client_ip = forwarded::set(&mut headers, record.client.peer, "http", host, trusted);
+    if record.host.is_empty() {
+        headers.insert(HOST, HeaderValue::from_static("localhost"));
+    }
+    Ok(headers)
+}
+
+fn check_loop(headers: &HeaderMap, ours: &HeaderValue) -> Result<(), Reason> {
+    let passes = headers
+        .get_all(VIA)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
+        .filter(|entry| entry.trim_ascii() == ours.as_bytes())
+        .count();
+    if passes >= PASSES_MAX { Err(Reason::Loop) } else { Ok(()) }
+}
+
+/// The protocol in `Upgrade`, where `Connection` nominates it. HTTP/2 is not offered this way (RFC 9113 §3.1).
+fn asked_protocol(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
+    let protocol = headers.get(UPGRADE)?;
+    let nominated = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
+        .any(|name| name.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
+    let is_h2c = protocol.as_bytes().eq_ignore_ascii_case(b"h2c");
+    (nominated && !is_h2c && version == Version::HTTP_11 && !headers.contains_key(CONTENT_LENGTH))
+        .then(|| protocol.clone())
+}

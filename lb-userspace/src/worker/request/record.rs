@@ -1,0 +1,175 @@
+//! What is remembered of a request for logs and metrics, from its first byte to the last of its answer.
+//!
+//! Effectful: reads the clock.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::{HeaderValue, Method, Uri};
+use tokio::time::Instant;
+
+use super::exchange::{Phase, TryFailed};
+use super::pick::{self, Picked};
+use super::retry;
+use super::route::CompiledRoute;
+use super::variables::Variables;
+use crate::reason::Reason;
+use crate::snapshot::ServedBackend;
+use crate::worker::connection::{Client, InProgress};
+use crate::worker::served::{LocalServed, LocalUpstream};
+use crate::worker::thread::Thread;
+
+/// One request with its answer.
+pub struct Record {
+    /// The thread it runs on.
+    pub thread: Rc<Thread>,
+    /// The connection that it came over.
+    pub client: Rc<Client>,
+    /// What was served when it began.
+    pub served: Rc<LocalServed>,
+    /// Its route, once found.
+    pub route: Option<Arc<CompiledRoute>>,
+    /// Its upstream, once found.
+    pub upstream: Option<Rc<LocalUpstream>>,
+    /// The backend that has it, counted as active there.
+    pub picked: Option<Picked>,
+    /// As sent to the backend.
+    pub request_id: HeaderValue,
+    /// The method.
+    pub method: Method,
+    /// The target in origin form.
+    pub uri: Uri,
+    /// As sent to the backend.
+    pub host: HeaderValue,
+    /// The client as far as trusted proxies tell.
+    pub client_ip: IpAddr,
+    /// Where it is.
+    pub phase: Phase,
+    /// Attempts that counted.
+    pub attempts: u32,
+    /// All tries.
+    pub tries: u32,
+    /// Whether the last try used a pooled connection.
+    pub reused: bool,
+    /// Bytes of body from the client.
+    pub bytes_received: u64,
+    /// Bytes of body to the client.
+    pub bytes_sent: u64,
+    /// The status of the answer; 0 before there is one.
+    pub status: u16,
+    /// Why we answered ourselves, or why the answer broke off.
+    pub reason: Option<Reason>,
+    /// When it began.
+    pub started: Instant,
+    /// When the last try began.
+    pub tried: Instant,
+    /// When the last connection was there.
+    pub connected: Option<Instant>,
+    /// When the answer's head was there.
+    pub answered: Option<Instant>,
+    backend: Option<usize>,
+    finished: bool,
+    _in_progress: InProgress,
+}
+
+impl Record {
+    /// A request begins.
+    pub fn begin(thread: Rc<Thread>, client: Rc<Client>) -> Box<Self> {
+        let now = Instant::now();
+        Box::new(Self {
+            served: thread.served(),
+            client_ip: client.peer.ip(),
+            _in_progress: client.begin_request(),
+            thread,
+            client,
+            route: None,
+            upstream: None,
+            picked: None,
+            request_id: HeaderValue::from_static(""),
+            method: Method::GET,
+            uri: Uri::default(),
+            host: HeaderValue::from_static(""),
+            phase: Phase::Request,
+            attempts: 0,
+            tries: 0,
+            reused: false,
+            bytes_received: 0,
+            bytes_sent: 0,
+            status: 0,
+            reason: None,
+            started: now,
+            tried: now,
+            connected: None,
+            answered: None,
+            backend: None,
+            finished: false,
+        })
+    }
+
+    /// A try on this backend begins.
+    pub fn begin_try(&mut self, picked: Picked, now: Instant) {
+        (self.tries, self.attempts) = (self.tries + 1, self.attempts + 1);
+        self.backend = Some(picked.index);
+        self.picked = Some(picked);
+        self.tried = now;
+        self.connected = None;
+    }
+
+    /// The try failed: notes it, tells the master what counts against the backend, and hands the backend back.
+    pub fn fail_try(&mut self, failed: &TryFailed) -> Option<Picked> {
+        self.phase = failed.phase;
+        let picked = self.picked.take()?;
+        let shared = &self.thread.shared;
+        let counts = retry::counts_against_backend(failed.reason) && !failed.stale;
+        if counts && !pick::is_gone(&shared.table, picked.slot, picked.instance) {
+            shared.report_failure(picked.slot, picked.instance, failed.reason);
+        }
+        Some(picked)
+    }
+
+    /// The answer is complete, or was given up for `reason`.
+    pub fn finish(&mut self, reason: Option<Reason>) {
+        if std::mem::replace(&mut self.finished, true) {
+            return;
+        }
+        self.reason = reason;
+        if let Some(picked) = self.picked.take()
+            && reason.is_none()
+        {
+            self.thread.shared.report_success(picked.slot, picked.instance);
+        }
+        super::report::write(self);
+    }
+
+    /// The backend that has or had it.
+    pub fn backend(&self) -> Option<&ServedBackend> {
+        self.upstream.as_ref()?.shared.served.backends.get(self.backend?)
+    }
+
+    /// What header templates may say about it.
+    pub fn variables(&self) -> Variables<'_> {
+        Variables {
+            host: self.host.to_str().unwrap_or_default(),
+            client_ip: self.client_ip,
+            client_port: self.client.peer.port(),
+            scheme: "http",
+            request_id: self.request_id.to_str().unwrap_or_default(),
+            method: self.method.as_str(),
+            path: self.uri.path(),
+            query: self.uri.query().unwrap_or_default(),
+            listener: &self.client.listener.name,
+            upstream: self.upstream.as_ref().map_or("", |upstream| &upstream.shared.served.name),
+            backend: self.backend().map_or("", |backend| &backend.name),
+        }
+    }
+}
+
+impl Drop for Record {
+    /// hyper drops a request in progress when its client goes away.
+    fn drop(&mut self) {
+        if !self.finished {
+            self.finish(Some(Reason::ClientAborted));
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The tries of one request: who is next, and what follows a failure.
+//!
+//! Effectful: reads the clock, waits.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::exchange::TryFailed;
+use super::hold::{hold, wait_for_change};
+use super::pick::{self, Nobody, Picked, Tried, pick};
+use super::prepare::Prepared;
+use super::record::Record;
+use super::retry::{self, Decision, Failed, Retriable};
+use crate::reason::Reason;
+use crate::time::Time;
+use crate::worker::served::LocalUpstream;
+
+/// How long a request waits for the table to change when every backend that is IN has just failed it: the master or the
+/// kernel is about to notice.
+const SETTLE: Duration = Duration::from_millis(250);
+
+/// What the tries of one request leave behind.
+#[derive(Default)]
+pub struct Tries {
+    tried: Tried,
+    /// The backend whose pooled connection was stale: it is asked again.
+    reconnect: Option<Picked>,
+    held_since: Option<Instant>,
+    last: Option<Reason>,
+}
+
+/// Who is next.
+pub struct Next {
+    /// The backend.
+    pub picked: Picked,
+    /// Whether it must be asked over a new connection.
+    pub fresh: bool,
+}
+
+impl Tries {
+    /// The backend for the next try; waits while there is none.
+    ///
+    /// # Errors
+    /// The reason of the answer when there will be none.
+    pub async fn next(&mut self, record: &Record, upstream: &LocalUpstream) -> Result<Next, Reason> {
+        if let Some(picked) = self.reconnect.take() {
+            return Ok(Next { picked, fresh: true });
+        }
+        let thread = &record.thread;
+        let mut settled_at = None;
+        loop {
+            match pick(thread, upstream, record.client_ip, &self.tried) {
+                Ok(picked) => return Ok(Next { picked, fresh: false }),
+                Err(Nobody::NoneIn) => {
+                    let since = *self.held_since.get_or_insert_with(Instant::now);
+                    hold(thread, upstream, since).await.map_err(|reason| self.rather_than(reason))?;
+                }
+                Err(Nobody::AllTried) => {
+                    let until = *settled_at.get_or_insert_with(|| Instant::now() + SETTLE);
+                    if upstream.shared.hold_timeout.is_zero() || Instant::now() >= until {
+                        return Err(self.rather_than(Reason::NoBackend));
+                    }
+                    wait_for_change(thread, until).await;
+                }
+            }
+        }
+    }
+
+    /// What a backend did says more than that there is no other.
+    fn rather_than(&self, reason: Reason) -> Reason {
+        if reason == Reason::NoBackend { self.last.unwrap_or(reason) } else { reason }
+    }
+
+    /// Decides what follows a failed try.
+    ///
+    /// # Errors
+    /// The reason of the answer, where nothing does.
+    pub fn after(
+        &mut self,
+        failed: &TryFailed,
+        record: &mut Record,
+        prepared: &Prepared,
+        upstream: &LocalUpstream,
+    ) -> Result<(), Reason> {
+        let Some(picked) = record.fail_try(failed) else { return Err(failed.reason) };
+        let life = (picked.slot, picked.instance);
+        let gone = pick::is_gone(&record.thread.shared.table, picked.slot, picked.instance);
+        let known = Failed { reason: failed.reason, sent: failed.sent, stale: failed.stale, gone };
+        let request = Retriable {
+            idempotent: prepared.idempotent,
+            replayable: prepared.is_replayable(),
+            attempts: record.attempts,
+            tries: record.tries,
+        };
+        match retry::decide(known, request) {
+            Decision::Answer(reason) => return Err(reason),
+            Decision::Reconnect => {
+                record.attempts -= 1;
+                self.reconnect = Some(picked);
+            }
+            Decision::Another { free: true } => {
+                record.attempts -= 1;
+                self.tried.push(life);
+            }
+            Decision::Another { free: false } => {
+                if !upstream.budget.borrow_mut().spend(Time::now()) {
+                    return Err(Reason::RetryBudgetSpent);
+                }
+                self.tried.push(life);
+            }
+        }
+        self.last = Some(failed.reason);
+        Ok(())
+    }
+}

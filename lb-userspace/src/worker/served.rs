@@ -1,0 +1,180 @@
+//! A snapshot made ready for requests: routes sorted, upstreams by name, per-thread choosers and retry budgets.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::HeaderValue;
+
+use super::request::budget::RetryBudget;
+use super::request::route::RouteTable;
+use crate::balance::Chooser;
+use crate::snapshot::{ServedUpstream, Snapshot};
+
+/// A snapshot as all threads share it.
+pub struct Served {
+    /// What the master sent.
+    pub snapshot: Snapshot,
+    /// Its routes by specificity.
+    pub routes: RouteTable,
+    /// Our `Via` line.
+    pub via: HeaderValue,
+    upstreams: HashMap<String, Arc<Upstream>>,
+}
+
+/// An upstream as all threads share it.
+pub struct Upstream {
+    /// As in the snapshot.
+    pub served: ServedUpstream,
+    /// Time to connect.
+    pub connect_timeout: Duration,
+    /// Time between two writes.
+    pub send_timeout: Duration,
+    /// Time between two reads.
+    pub read_timeout: Duration,
+    /// Time to wait for a backend.
+    pub hold_timeout: Duration,
+    /// Time that tunnels of a draining backend may go on.
+    pub drain_timeout: Duration,
+    /// Per backend what `ip_hash` knows it by.
+    pub keys: Vec<u64>,
+    /// Idle connections of all threads; outlives the snapshot.
+    idle: Arc<AtomicUsize>,
+}
+
+impl Upstream {
+    fn new(served: &ServedUpstream, idle: Arc<AtomicUsize>) -> Self {
+        Self {
+            connect_timeout: Duration::from_millis(served.connect_timeout_ms),
+            send_timeout: Duration::from_millis(served.send_timeout_ms),
+            read_timeout: Duration::from_millis(served.read_timeout_ms),
+            hold_timeout: Duration::from_millis(served.hold_timeout_ms),
+            drain_timeout: Duration::from_millis(served.drain_timeout_ms),
+            keys: served.backends.iter().map(|backend| crate::balance::key(&backend.name)).collect(),
+            served: served.clone(),
+            idle,
+        }
+    }
+}
+
+impl Served {
+    /// Prepares `snapshot`; counts of idle connections go on from `before`.
+    pub fn new(snapshot: Snapshot, before: Option<&Self>) -> Self {
+        let upstreams = snapshot.upstreams.iter().map(|upstream| {
+            let idle = before.and_then(|before| before.upstreams.get(&upstream.name));
+            let idle = idle.map_or_else(Arc::default, |upstream| upstream.idle.clone());
+            (upstream.name.clone(), Arc::new(Upstream::new(upstream, idle)))
+        });
+        let via = HeaderValue::try_from(format!("1.1 lbctl-{}", pseudonym(&snapshot.node)))
+            .expect("a pseudonym has token characters only");
+        Self { upstreams: upstreams.collect(), routes: RouteTable::new(&snapshot.routes), via, snapshot }
+    }
+
+    /// All upstreams.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.upstreams.values()
+    }
+}
+
+/// The node's name as RFC 9110 §7.6.3 allows it in `Via`: token characters only.
+fn pseudonym(node: &str) -> String {
+    let token = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '.' { c } else { '_' };
+    node.chars().map(token).collect()
+}
+
+/// A snapshot as one thread uses it.
+pub struct LocalServed {
+    /// The shared part.
+    pub shared: Arc<Served>,
+    upstreams: HashMap<String, Rc<LocalUpstream>>,
+}
+
+/// An upstream as one thread uses it.
+pub struct LocalUpstream {
+    /// The shared part.
+    pub shared: Arc<Upstream>,
+    /// Who is next.
+    pub chooser: RefCell<Chooser>,
+    /// How many retries are left.
+    pub budget: RefCell<RetryBudget>,
+}
+
+impl LocalServed {
+    /// Prepares one thread's part.
+    pub fn new(shared: Arc<Served>) -> Self {
+        let upstreams = shared.upstreams.iter().map(|(name, upstream)| {
+            let local = LocalUpstream {
+                shared: upstream.clone(),
+                chooser: RefCell::new(Chooser::new(upstream.served.balance)),
+                budget: RefCell::new(RetryBudget::new(upstream.served.retry_budget)),
+            };
+            (name.clone(), Rc::new(local))
+        });
+        Self { upstreams: upstreams.collect(), shared }
+    }
+
+    /// The upstream of that name.
+    pub fn upstream(&self, name: &str) -> Option<&Rc<LocalUpstream>> {
+        self.upstreams.get(name)
+    }
+}
+
+/// The right to keep one idle connection of an upstream, counted over all threads.
+pub struct IdlePermit(Arc<AtomicUsize>);
+
+impl IdlePermit {
+    /// A permit, unless `keepalive` connections are idle already.
+    pub fn take(upstream: &Upstream) -> Option<Self> {
+        let idle = &upstream.idle;
+        if idle.fetch_add(1, Ordering::Relaxed) < upstream.served.keepalive {
+            return Some(Self(idle.clone()));
+        }
+        idle.fetch_sub(1, Ordering::Relaxed);
+        None
+    }
+}
+
+impl Drop for IdlePermit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(keepalive: usize) -> Snapshot {
+        let upstream = ServedUpstream {
+            name: "docs".into(),
+            balance: crate::config::model::Balance::RoundRobin,
+            keepalive,
+            connect_timeout_ms: 1,
+            send_timeout_ms: 1,
+            read_timeout_ms: 1,
+            hold_timeout_ms: 0,
+            drain_timeout_ms: 1,
+            retry_budget: 0.2,
+            backends: Vec::new(),
+        };
+        Snapshot { node: "edge 1".into(), upstreams: vec![upstream], ..Snapshot::default() }
+    }
+
+    #[test]
+    fn idle_permits_count_on_over_snapshots() {
+        let first = Served::new(snapshot(1), None);
+        let held = IdlePermit::take(&first.upstreams["docs"]).unwrap();
+        let second = Served::new(snapshot(1), Some(&first));
+        assert!(IdlePermit::take(&second.upstreams["docs"]).is_none());
+        drop(held);
+        assert!(IdlePermit::take(&second.upstreams["docs"]).is_some());
+    }
+
+    #[test]
+    fn via_names_the_node_as_a_token() {
+        assert_eq!(Served::new(snapshot(1), None).via, "1.1 lbctl-edge_1");
+    }
+}
