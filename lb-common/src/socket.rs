@@ -9,33 +9,26 @@ use bytemuck::{Pod, Zeroable};
 use crate::limits::{SHORT_CUT_BYTES_MAX, SHORT_CUT_SMALL_BYTES};
 
 /// An IPv6 address, or an IPv4 one in its mapped form: one spelling for one address.
+///
+/// Four words, each with its bytes as they lie in a packet: that is how the kernel hands addresses out, and single bytes
+/// would cost the program a hundred instructions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
 #[repr(C)]
-pub struct Address(pub [u8; 16]);
+pub struct Address(pub [u32; 4]);
 
 impl Address {
-    /// The address of an IPv4 socket.
+    /// The address of an IPv4 socket, its bytes as they lie in a packet.
     #[inline(always)]
-    pub const fn from_v4(v4: [u8; 4]) -> Self {
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]])
+    pub const fn from_v4(v4: u32) -> Self {
+        Self([0, 0, 0xffff_u32.to_be(), v4])
     }
 
     /// Whether it is in 127.0.0.0/8, mapped or not, or `::1`.
     #[inline(always)]
     pub const fn is_loopback(&self) -> bool {
-        let [high, low] = self.words();
-        let mapped = high == 0 && (low >> 32) == 0xffff;
-        (mapped && (low >> 24) & 0xff == 127) || (high == 0 && low == 1)
-    }
-
-    /// The address as two numbers; comparing bytes one by one costs the kernel program a loop.
-    #[inline(always)]
-    const fn words(&self) -> [u64; 2] {
-        let a = &self.0;
-        [
-            u64::from_be_bytes([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]),
-            u64::from_be_bytes([a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15]]),
-        ]
+        let [a, b, c, d] = self.0;
+        let mapped = c == 0xffff_u32.to_be() && d.to_be() >> 24 == 127;
+        a == 0 && b == 0 && (mapped || (c == 0 && d == 1_u32.to_be()))
     }
 }
 
@@ -134,13 +127,12 @@ mod tests {
 
     #[test]
     fn loopback_is_known_in_each_spelling() {
-        let v4 = |v4| Address::from_v4(v4).is_loopback();
+        let v4 = |v4| Address::from_v4(u32::from_ne_bytes(v4)).is_loopback();
         assert!(v4([127, 0, 0, 1]) && v4([127, 255, 3, 4]));
         assert!(!v4([126, 0, 0, 1]) && !v4([10, 0, 0, 127]) && !v4([0, 0, 0, 1]));
         let v6 = |text: &str| {
-            let mut bytes = [0; 16];
-            bytes.copy_from_slice(&text.parse::<core::net::Ipv6Addr>().unwrap().octets());
-            Address(bytes).is_loopback()
+            let bytes = text.parse::<core::net::Ipv6Addr>().unwrap().octets();
+            Address(bytemuck::cast(bytes)).is_loopback()
         };
         assert!(v6("::1") && v6("::ffff:127.0.0.1"));
         assert!(!v6("::") && !v6("::2") && !v6("fe80::1") && !v6("::127.0.0.1") && !v6("1::ffff:127.0.0.1"));
@@ -150,8 +142,8 @@ mod tests {
     fn peer_of_the_peer_is_oneself() {
         let key = EndKey {
             namespace: 9,
-            local: Address::from_v4([127, 0, 0, 1]),
-            remote: Address::from_v4([127, 0, 0, 2]),
+            local: Address::from_v4(1),
+            remote: Address::from_v4(2),
             local_port: 1,
             remote_port: 2,
         };

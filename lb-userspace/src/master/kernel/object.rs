@@ -92,13 +92,14 @@ impl Object {
     }
 }
 
-/// The last link of an error's chain of causes is what the kernel said; the verifier's log is cut to its end.
+/// The error in one line: of a verifier's log, the sentence it ends with.
 pub fn reason(error: impl std::error::Error + Send + Sync + 'static) -> anyhow::Error {
     let full = format!("{:#}", anyhow!(error));
-    let lines: Vec<&str> = full.lines().filter(|line| !line.trim().is_empty()).collect();
-    match lines.as_slice() {
-        [first, .., before, last] => anyhow!("{first} … {before} {last}"),
-        _ => anyhow!(full),
+    let mut lines = full.lines().filter(|line| !line.trim().is_empty());
+    let first = lines.next().unwrap_or_default().to_owned();
+    match lines.take_while(|line| !line.starts_with("processed ")).last() {
+        Some(verdict) => anyhow!("{first} … {verdict}"),
+        None => anyhow!(first),
     }
 }
 
