@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 
+use crate::ebpf;
 use crate::report::Report;
 use crate::run::{cargo, run};
 use crate::test;
@@ -17,6 +18,8 @@ pub fn ci() -> anyhow::Result<()> {
     report.step("format", format);
     report.step("clippy", clippy);
     report.step("documentation", documentation);
+    report.step("tool chain of the kernel object", ebpf::install);
+    report.step("kernel object", || ebpf::ebpf(true));
     test::tests(&mut report, None);
     report.finish()
 }
