@@ -1,14 +1,17 @@
 //! The `lbctl` program: chooses which of its roles this process plays. The roles themselves are in the library.
 
 use std::ffi::OsStr;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::process::ExitCode;
 
-use lb_userspace::{cli, demo, master};
+use anyhow::{Context, ensure};
+use lb_userspace::{cli, demo, master, worker};
 
 fn main() -> ExitCode {
     // The exec shim comes first: it changes what belongs to the whole process, and nothing may be in its way.
     match std::env::args_os().nth(1).as_deref().and_then(OsStr::to_str) {
         Some("__exec") => exec(),
+        Some("__worker") => work(),
         Some("demo-backend") => demo::backend::main(),
         _ => cli::main(),
     }
@@ -23,4 +26,28 @@ fn exec() -> ExitCode {
             ExitCode::from(127)
         }
     }
+}
+
+/// Serves on the link that the master left open.
+fn work() -> ExitCode {
+    cli::logging::start();
+    match link().and_then(worker::run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("worker: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The worker's end of the link to the master.
+fn link() -> anyhow::Result<OwnedFd> {
+    const LINK: RawFd = 3;
+    let open = std::fs::read_link(format!("/proc/self/fd/{LINK}"));
+    let is_socket = open.is_ok_and(|target| target.to_string_lossy().starts_with("socket:"));
+    ensure!(is_socket, "descriptor {LINK} is not a link to a master: only `lbctl up` starts workers");
+    // SAFETY: the descriptor is open, and nothing in this process has taken it: this is the first thing that it does.
+    let link = unsafe { OwnedFd::from_raw_fd(LINK) };
+    rustix::io::fcntl_setfd(&link, rustix::io::FdFlags::CLOEXEC).context("mark the link close-on-exec")?;
+    Ok(link)
 }

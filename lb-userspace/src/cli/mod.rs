@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod exit;
+pub mod logging;
 pub mod run_dir;
 
 mod banner;
@@ -13,7 +14,6 @@ mod doctor;
 mod event_lines;
 mod host;
 mod host_reading;
-mod logging;
 mod output_lines;
 pub(crate) mod spans;
 mod status_table;

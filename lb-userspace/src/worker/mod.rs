@@ -6,15 +6,15 @@
 pub mod request;
 
 pub mod access_log;
-pub mod error_log;
-pub mod log_queue;
-pub mod metrics;
 mod connection;
+pub mod error_log;
 mod hardening;
 mod listener;
+pub mod log_queue;
 mod main_thread;
 mod master_link;
 mod metered;
+pub mod metrics;
 mod served;
 mod shared;
 mod thread;
