@@ -89,8 +89,8 @@ impl Shared {
 
 impl GateHandle {
     /// To be called once at the start of every request, in `Service::call` itself and not in the future it returns: hyper
-    /// reads the next head before it polls that. `Some`: the request is a substitute for one that must be answered with this
-    /// reason, and the connection closed.
+    /// reads the next head before it polls that. `Some`: the request must be answered with this reason and the connection
+    /// closed; either it is a substitute for one whose head was refused, or its body is known to be broken already.
     pub fn begin_request(&self) -> Option<Reason> {
         let mut said = self.0.said();
         said.begun += 1;

@@ -47,13 +47,13 @@ fn is_path_and_query(text: &[u8]) -> bool {
         && query.iter().all(|&byte| is_query_byte(byte))
 }
 
-/// VCHAR without those that delimit (`#`), are read as `/` by some (`\`), or that the http crate refuses (`<`, `>`, `` ` ``).
+/// VCHAR without those that delimit (`#`), are read as `/` by some (`\`), or are refused by the http crate.
 const fn is_path_byte(byte: u8) -> bool {
     matches!(byte, b'!'..=b'~') && !matches!(byte, b'#' | b'\\' | b'<' | b'>' | b'`' | b'^')
 }
 
 const fn is_query_byte(byte: u8) -> bool {
-    matches!(byte, b'!'..=b'~') && !matches!(byte, b'#' | b'<' | b'>')
+    matches!(byte, b'!'..=b'~') && !matches!(byte, b'"' | b'#' | b'<' | b'>')
 }
 
 fn percents_are_good(path: &[u8]) -> bool {
