@@ -135,7 +135,8 @@ impl Collection {
             Ok(text) => text,
             Err(problem) => {
                 let place = Some((place, "included here".to_owned()));
-                return self.problems.push(Problem { place, ..*problem });
+                let hint = "correct the `include`, or see that lbctl can read the file".to_owned();
+                return self.problems.push(Problem { place, hint, ..*problem });
             }
         };
         self.files.push(path.to_owned());
@@ -165,7 +166,9 @@ impl Collection {
             return Err(Report::new(self.problems, sources));
         }
         let model = validate::validate(&self.parsed, system, &mut self.problems);
-        warn::warn(&self.parsed, &model, system, &mut self.problems);
+        if self.problems.iter().all(|problem| problem.severity == Severity::Warning) {
+            warn::warn(&self.parsed, &sources, &model, system, &mut self.problems);
+        }
         let report = Report::new(self.problems, sources);
         if report.has_errors() {
             return Err(report);

@@ -196,13 +196,13 @@ impl<'a> Reading<'a> {
     /// Records that `key` is missing in the section at `place`.
     pub fn missing_key<T>(&mut self, place: Place, key: &str, purpose: &str) -> Field<T> {
         let message = format!("missing key `{key}`{}", self.within());
-        let hint = format!("add `{key} = …`: {purpose}");
+        let hint = format!("add `{key} = …`: {}", purpose.trim_end_matches('.'));
         self.problems.push(Problem::error(place, message, format!("`{key}` is missing here"), hint));
         Field::Invalid
     }
 
     fn path_text(&self) -> String {
-        self.path.join(".")
+        self.path.join(".").replace(".[", "[")
     }
 
     fn within(&self) -> String {
@@ -218,18 +218,21 @@ pub fn not_yet(text: &str, meanwhile: &str) -> Refusal {
 /// The known word that `written` most likely means.
 pub fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
     const WORD_BYTES_MAX: usize = 64;
-    const SIMILARITY_MIN: f64 = 0.75;
+    const SIMILARITY_MIN: f64 = 0.8;
     if written.len() > WORD_BYTES_MAX {
         return None;
     }
     let written = written.to_lowercase().replace('-', "_");
-    let similarity = |word: &str| strsim::jaro_winkler(&written, &word.to_lowercase());
-    known
-        .iter()
-        .map(|word| (similarity(word), *word))
-        .filter(|(score, _)| *score >= SIMILARITY_MIN)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, word)| word)
+    let likeness = |word: &str| {
+        let word = word.to_lowercase().replace('-', "_");
+        let edits = strsim::osa_distance(&written, &word);
+        // Short words differ in a large share of their letters after one slip of the finger.
+        let is_slip = edits <= (word.chars().count() / 3).clamp(1, 3);
+        let similarity = strsim::jaro_winkler(&written, &word);
+        (is_slip || similarity >= SIMILARITY_MIN).then_some(similarity)
+    };
+    let likely = known.iter().filter_map(|word| Some((likeness(word)?, *word)));
+    likely.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, word)| word)
 }
 
 /// The type of a TOML value with its article.
@@ -304,11 +307,16 @@ impl<const MIN: u32, const MAX: u32> FromToml for Whole<MIN, MAX> {
 impl<T: FromToml> FromToml for Vec<Located<T>> {
     fn from_toml(value: &DeValue<'_>, place: Place, reading: &mut Reading<'_>) -> Option<Self> {
         let DeValue::Array(array) = value else {
-            reading.wrong_type(value, place, "an array", "an array: [ … ], or [[ … ]] for a section");
+            let example = match value {
+                DeValue::String(text) => format!("[{}]", quote(text)),
+                DeValue::Table(_) => "a section in double brackets: [[…]]".to_owned(),
+                _ => "[ … ]".to_owned(),
+            };
+            reading.wrong_type(value, place, "an array", &example);
             return None;
         };
         let elements = array.iter().enumerate();
-        Some(elements.filter_map(|(index, value)| reading.below(index.to_string(), value)).collect())
+        Some(elements.filter_map(|(index, value)| reading.below(format!("[{index}]"), value)).collect())
     }
 
     fn schema(generator: &mut SchemaGenerator) -> Schema {

@@ -11,6 +11,9 @@ use serde::Serialize;
 
 use crate::limits::{CONFIG_LINE_BYTES_MAX, CONFIG_PROBLEMS_MAX};
 
+/// Columns that a report needs at least.
+const WIDTH_MIN: usize = 40;
+
 /// Every problem of a configuration with the texts they point into. It is an error only where it holds one.
 #[derive(Clone, Default)]
 pub struct Report {
@@ -117,14 +120,16 @@ impl Report {
 
     /// The text that a user reads, at most `width` columns wide where that can be; ends with a line that counts.
     pub fn render(&self, color: bool, width: usize) -> String {
+        let width = width.max(WIDTH_MIN);
         let handler = GraphicalReportHandler::new_themed(theme(color))
-            .with_width(width.max(40))
+            .with_width(width)
+            .with_wrap_lines(false)
             .with_context_lines(1)
             .with_links(false)
             .without_syntax_highlighting();
         let mut text = String::new();
         for problem in self.problems.iter().take(CONFIG_PROBLEMS_MAX) {
-            self.render_problem(problem, &handler, &mut text);
+            self.render_problem(problem, width, &handler, &mut text);
         }
         text.push_str(&self.summary());
         text.push('\n');
@@ -148,10 +153,17 @@ impl Report {
         self.problems.iter().filter(|problem| problem.severity == severity).count()
     }
 
-    fn render_problem(&self, problem: &Problem, handler: &GraphicalReportHandler, text: &mut String) {
-        let diagnostic = MietteDiagnostic::new(printable(&problem.message))
-            .with_severity(problem.severity.into())
-            .with_help(printable(&self.full_hint(problem)));
+    fn render_problem(
+        &self,
+        problem: &Problem,
+        width: usize,
+        handler: &GraphicalReportHandler,
+        text: &mut String,
+    ) {
+        let message = wrapped(&printable(&problem.message), width - "  × ".len());
+        let hint = wrapped(&printable(&self.full_hint(problem)), width - "  help: ".len());
+        let diagnostic =
+            MietteDiagnostic::new(message).with_severity(problem.severity.into()).with_help(hint);
         let shown = problem.place.as_ref().and_then(|(place, label)| self.shown(*place, label));
         let rendered = match (&problem.place, shown) {
             (Some((place, _)), Some(label)) => {
@@ -295,14 +307,15 @@ impl Problem {
     }
 }
 
-/// `text` in quotes, cut where it is long, for a message.
+/// `text` in quotes on one line, cut where it is long, for a message.
 pub fn quote(text: &str) -> String {
     const CHARACTERS_SHOWN: usize = 60;
-    let mut shown: String = text.chars().take(CHARACTERS_SHOWN).collect();
-    if shown.len() < text.len() {
-        shown.push('…');
+    let mut shown = String::new();
+    for character in text.chars().take(CHARACTERS_SHOWN) {
+        if character.is_control() { shown.extend(character.escape_default()) } else { shown.push(character) }
     }
-    format!("\"{shown}\"")
+    let ellipsis = if text.chars().nth(CHARACTERS_SHOWN).is_some() { "…" } else { "" };
+    format!("\"{shown}{ellipsis}\"")
 }
 
 /// Control characters replaced by as many `?` as they have bytes, so that offsets stay and no terminal is driven.
@@ -312,6 +325,32 @@ fn printable(text: &str) -> String {
         if is_plain(character) { character.to_string() } else { "?".repeat(character.len_utf8()) }
     };
     if text.chars().all(is_plain) { text.to_owned() } else { text.chars().map(replaced).collect() }
+}
+
+/// `text` with line breaks at spaces: a path or a command stays in one piece, to be copied.
+fn wrapped(text: &str, width: usize) -> String {
+    let mut lines = String::new();
+    for line in text.lines() {
+        let mut column = 0;
+        for word in line.split(' ') {
+            let length = word.chars().count();
+            match column {
+                0 if lines.is_empty() => {}
+                0 => lines.push('\n'),
+                _ if column + 1 + length > width => {
+                    lines.push('\n');
+                    column = 0;
+                }
+                _ => {
+                    lines.push(' ');
+                    column += 1;
+                }
+            }
+            lines.push_str(word);
+            column += length;
+        }
+    }
+    lines
 }
 
 fn line_range(text: &str, offset: usize) -> Range<usize> {

@@ -100,7 +100,13 @@ impl FromToml for Umask {
             return Some(Self(bits));
         }
         let hint = "write it in octal as a string: \"022\", or as 0o022";
-        reading.refuse(place, Refusal::new("not a umask", "not octal between 000 and 777", hint));
+        let written = match value {
+            DeValue::String(text) => quote(text),
+            DeValue::Integer(number) => number.to_string(),
+            _ => String::new(),
+        };
+        let message = format!("{written} is not a umask");
+        reading.refuse(place, Refusal::new(message, "not octal between 000 and 777", hint));
         None
     }
 

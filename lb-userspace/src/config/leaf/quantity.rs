@@ -10,10 +10,12 @@ use crate::config::units::{ByteSize, DURATION_MAX, Percentage, Timespan, UnitErr
 impl<const MIN_MS: u64> FromToml for Timespan<MIN_MS> {
     fn from_toml(value: &DeValue<'_>, place: Place, reading: &mut Reading<'_>) -> Option<Self> {
         let parsed = match value {
-            DeValue::String(text) => text.parse().map_err(|error| duration_refusal(text, error)),
+            DeValue::String(text) => {
+                text.parse().map_err(|error| duration_refusal(&quote(text), text, error))
+            }
             DeValue::Integer(number) => {
                 let text = number.to_string();
-                text.parse().map_err(|error| duration_refusal(&text, error))
+                text.parse().map_err(|error| duration_refusal(&text, &text, error))
             }
             _ => {
                 reading.wrong_type(value, place, "a duration", "\"250ms\", \"1s\", \"2m\" or \"1h\"");
@@ -34,8 +36,7 @@ impl<const MIN_MS: u64> FromToml for Timespan<MIN_MS> {
     }
 }
 
-fn duration_refusal(text: &str, error: UnitError) -> Refusal {
-    let shown = quote(text);
+fn duration_refusal(shown: &str, text: &str, error: UnitError) -> Refusal {
     let digits: String = text.chars().take_while(char::is_ascii_digit).take(12).collect();
     match error {
         UnitError::NoUnit if digits.len() == text.len() => Refusal::new(
@@ -69,7 +70,7 @@ fn duration_refusal(text: &str, error: UnitError) -> Refusal {
 impl FromToml for ByteSize {
     fn from_toml(value: &DeValue<'_>, place: Place, reading: &mut Reading<'_>) -> Option<Self> {
         let parsed = match value {
-            DeValue::String(text) => text.parse().map_err(|error| size_refusal(text, error)),
+            DeValue::String(text) => text.parse().map_err(|error| size_refusal(&quote(text), error)),
             DeValue::Integer(number) => {
                 let bytes = integer(value).and_then(|bytes| u64::try_from(bytes).ok());
                 bytes.map(Self).ok_or_else(|| size_refusal(&number.to_string(), UnitError::Form))
@@ -92,8 +93,7 @@ impl FromToml for ByteSize {
     }
 }
 
-fn size_refusal(text: &str, error: UnitError) -> Refusal {
-    let shown = quote(text);
+fn size_refusal(shown: &str, error: UnitError) -> Refusal {
     let label = match error {
         UnitError::NoUnit => "a number in quotes without a unit",
         UnitError::Unit => "this unit is not known",

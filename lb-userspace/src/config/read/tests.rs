@@ -1,7 +1,11 @@
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::*;
-use crate::config::model::{Address, Balance, Dependency, ProbeKind, ProgramAddress};
+use crate::config::model::{Address, Balance, Dependency, ProbeKind, ProgramAddress, User};
 
 /// The example of the documentation without what is not implemented yet.
 const EXAMPLE: &str = include_str!("example.toml");
@@ -72,4 +76,145 @@ fn a_valid_model_survives_its_journey_to_a_worker() {
     let model = load(EXAMPLE).unwrap().model;
     let text = serde_json::to_string(&model).unwrap();
     assert_eq!(serde_json::from_str::<Model>(&text).unwrap(), model);
+}
+
+/// An ordinary user on a machine where everything exists.
+struct Unprivileged;
+
+impl System for Unprivileged {
+    fn user(&self, name: &str) -> std::io::Result<Option<User>> {
+        let uid = if name == "me" { 1000 } else { 33 };
+        Ok(Some(User { name: name.into(), uid, gid: uid, groups: vec![uid], home: "/".into() }))
+    }
+    fn uid(&self) -> u32 {
+        1000
+    }
+    fn is_folder(&self, _: &Path) -> bool {
+        true
+    }
+    fn exists(&self, _: &Path) -> bool {
+        true
+    }
+    fn append_refused(&self, _: &Path) -> Option<String> {
+        None
+    }
+    fn cores(&self) -> usize {
+        3
+    }
+    fn host_name(&self) -> String {
+        "edge".into()
+    }
+    fn unprivileged_port_min(&self) -> u16 {
+        1024
+    }
+}
+
+#[test]
+fn what_only_root_can_do_is_a_warning_for_others() {
+    let text = "[node]\nuser = \"www\"\n[[listener]]\nname = \"web\"\nbind = [\"0.0.0.0:80\", \"0.0.0.0:8000\"]\n\
+                [[route]]\nlistener = \"web\"\nupstream = \"u\"\n\
+                [upstream.u]\nbackends = [{ address = \"192.0.2.1:80\" }]\n\
+                [program.mine]\ncommand = \"a\"\nuser = \"me\"\n[program.other]\ncommand = \"a\"\nuser = \"www\"\n";
+    let mut collection = Collection::default();
+    collection.add_main("lb.toml", text.to_owned(), Path::new("/"));
+    let loaded = collection.finish(&Unprivileged).unwrap();
+    assert_eq!((loaded.model.node.worker_threads, loaded.model.node.name.as_str()), (3, "edge"));
+    let messages: Vec<String> = loaded.warnings.entries().into_iter().map(|entry| entry.message).collect();
+    let expect = [
+        "[node]: lbctl runs as uid 1000 and cannot start a process as user \"www\"",
+        "port 80 can be bound by root only",
+        "program \"other\": lbctl runs as uid 1000 and cannot start a process as user \"www\"",
+    ];
+    assert_eq!(messages, expect);
+}
+
+#[test]
+fn files_that_are_no_text_are_refused_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let message = |path: &Path| read(path).unwrap_err().entries()[0].message.clone();
+    let path = folder.path().join("lb.toml");
+    assert!(message(&path).contains("cannot be read"));
+    assert!(message(folder.path()).contains("not a regular file"));
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &path,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+        0,
+    )
+    .unwrap();
+    assert!(message(&path).contains("not a regular file"));
+    let large = std::fs::File::create(folder.path().join("large.toml")).unwrap();
+    large.set_len(CONFIG_BYTES_MAX + 1).unwrap();
+    assert!(message(&folder.path().join("large.toml")).contains("larger than 4 MiB"));
+}
+
+#[test]
+fn a_file_that_everybody_may_write_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lb.toml");
+    std::fs::File::create(&path).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let warnings = read(&path).unwrap().warnings;
+    assert!(warnings.entries()[0].message.contains("can be written by every user"));
+}
+
+#[test]
+fn a_pattern_that_matches_the_including_file_reads_it_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        std::fs::File::create(folder.path().join(name)).unwrap().write_all(text.as_bytes()).unwrap()
+    };
+    write("lb.toml", "include = [\"*.toml\", \"b.toml\"]\n");
+    write("b.toml", "[program.b]\ncommand = \"/bin/true\"\nlog = { stdout = \"b.log\" }\n");
+    write("a.toml", "[program.a]\ncommand = \"/bin/true\"\n");
+    let loaded = read(&folder.path().join("lb.toml")).unwrap();
+    assert_eq!(loaded.files, ["lb.toml", "a.toml", "b.toml"].map(|name| folder.path().join(name)));
+    assert_eq!(loaded.model.programs["b"].log.stdout, Some(folder.path().join("b.log")));
+}
+
+#[test]
+fn a_report_shows_no_control_characters_and_no_endless_line() {
+    let report = load(&format!("[node]\nname = 1 # \u{1b}[31m\n[log]\naccess = [{}]\n", "1, ".repeat(2000)))
+        .unwrap_err();
+    let text = report.render(false, 80);
+    assert!(!text.contains('\u{1b}'));
+    assert!(text.lines().all(|line| line.len() < 200), "{text}");
+}
+
+/// Pieces of which files are made, and of which they should not be.
+fn piece() -> impl Strategy<Value = String> {
+    let lines: Vec<String> = EXAMPLE.lines().map(|line| format!("{line}\n")).collect();
+    prop_oneof![
+        8 => prop::sample::select(lines),
+        1 => "[ -~\n]{0,30}",
+        1 => "[a-z_.]{1,8} = [\\[\\]{}\"a-z0-9, .:/$-]{0,20}\n",
+        1 => "\\[{1,2}[a-z.\"]{0,12}\\]{1,2}\n",
+        1 => "\\PC{0,10}",
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(pieces in prop::collection::vec(piece(), 0..40)) {
+        match load(&pieces.concat()) {
+            Ok(loaded) => {
+                let text = serde_json::to_string(&loaded.model).unwrap();
+                prop_assert_eq!(serde_json::from_str::<Model>(&text).unwrap(), loaded.model);
+            }
+            Err(report) => {
+                prop_assert!(report.has_errors());
+                prop_assert!(!report.render(true, 60).is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn the_example_with_a_line_missing_is_valid_or_explained(skipped in 0..EXAMPLE.lines().count()) {
+        let kept = EXAMPLE.lines().enumerate().filter(|(index, _)| *index != skipped);
+        let text: String = kept.map(|(_, line)| format!("{line}\n")).collect();
+        if let Err(report) = load(&text) {
+            prop_assert!(report.entries().iter().all(|entry| entry.line.is_some() && !entry.hint.is_empty()));
+        }
+    }
 }

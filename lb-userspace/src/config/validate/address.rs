@@ -21,8 +21,9 @@ struct Claim {
 /// Records addresses that two of them want.
 pub fn check(files: &[Parsed], context: &mut Context<'_>) {
     let mut claims = listener_claims(files);
-    claims.extend(metrics_claims(files));
+    claims.extend(metrics_claim(files));
     claims.extend(program_claims(files));
+    check_default_metrics(files, &claims, context);
     for (index, claim) in claims.iter().enumerate() {
         if let Some((port, first)) =
             claims[..index].iter().find_map(|other| Some((shared_port(claim, other)?, other)))
@@ -44,10 +45,23 @@ fn listener_claims(files: &[Parsed]) -> Vec<Claim> {
     claims
 }
 
-fn metrics_claims(files: &[Parsed]) -> Option<Claim> {
+fn metrics_claim(files: &[Parsed]) -> Option<Claim> {
     let bind = files.iter().find_map(|file| file.sections.metrics.get()?.bind.located())?;
     let owner = "[metrics]".to_owned();
     Some(Claim { owner, address: bind.value.0?, count: 1, place: bind.place, is_program: false })
+}
+
+/// The default address of `[metrics]` stands nowhere in the file, and may be taken all the same.
+fn check_default_metrics(files: &[Parsed], claims: &[Claim], context: &mut Context<'_>) {
+    let is_default =
+        files.iter().filter_map(|file| file.sections.metrics.get()).all(|section| section.bind.is_absent());
+    let default: SocketAddr = defaults::METRICS_BIND.parse().expect("the default is an address");
+    let taken = claims.iter().find(|claim| claim.address == default);
+    if let Some(claim) = taken.filter(|_| is_default) {
+        let message = format!("{} wants {default}, where metrics are answered by default", claim.owner);
+        let hint = "write [metrics] bind = \"127.0.0.1:9902\", or \"\" for none";
+        context.push(Problem::error(claim.place, message, "taken", hint));
+    }
 }
 
 fn program_claims(files: &[Parsed]) -> Vec<Claim> {

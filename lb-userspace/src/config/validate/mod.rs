@@ -128,7 +128,7 @@ fn listeners(files: &[Parsed], context: &mut Context<'_>) -> Vec<Listener> {
 }
 
 /// The elements of an array of sections, over all files.
-pub(super) fn every<'a, T: 'a>(
+pub fn every<'a, T: 'a>(
     files: &'a [Parsed],
     array: impl Fn(&'a file::File) -> &'a Field<Vec<Located<T>>>,
 ) -> impl Iterator<Item = &'a Located<T>> {
@@ -136,7 +136,7 @@ pub(super) fn every<'a, T: 'a>(
 }
 
 /// The named sections of one kind, over all files.
-pub(super) fn named<'a, T: 'a>(
+pub fn named<'a, T: 'a>(
     files: &'a [Parsed],
     sections: impl Fn(&'a file::File) -> &'a Field<super::reading::Names<T>>,
 ) -> impl Iterator<Item = &'a (Located<String>, Option<Located<T>>)> {
