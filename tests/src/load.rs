@@ -308,3 +308,25 @@ async fn exchange(stream: &mut TcpStream, request: &str, buffer: &mut Vec<u8>) -
         ensure!(count > 0, "closed after {} bytes of an answer", buffer.len());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peer::{Deed, Peer, ok};
+
+    #[test]
+    fn answers_and_failures_are_counted() {
+        let good = Peer::start(|_| Deed::Send(ok("ok")));
+        let plan = Plan { target: good.address.parse().unwrap(), ..Plan::keep_alive(1, 4) };
+        let outcome = run_for(plan.clone(), Duration::from_millis(200));
+        outcome.assert_none_failed();
+        assert_eq!(outcome.ok, good.arrived().len() as u64);
+        let bad = Peer::start(|_| {
+            Deed::SendAndClose(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n".to_vec())
+        });
+        let outcome =
+            run_for(Plan { target: bad.address.parse().unwrap(), ..plan }, Duration::from_millis(100));
+        assert_eq!((outcome.ok, outcome.failed), (0, bad.arrived().len() as u64));
+        assert!(outcome.failures[0].what.contains("502"), "{:?}", outcome.failures[0]);
+    }
+}

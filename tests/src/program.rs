@@ -1,7 +1,6 @@
 //! A program for lbctl to supervise in tests: it serves HTTP on `$PORT` and writes down each request that it executes.
 //!
 //! `lb-test-program FILE`: for each request with an `x-id` header the id is appended to FILE before the answer.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a test program is effects")]
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
