@@ -84,7 +84,7 @@ pub enum Command {
 
 /// An answer line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "answer", rename_all = "snake_case")]
+#[serde(tag = "answer", content = "body", rename_all = "snake_case")]
 pub enum Answer {
     /// Done.
     Done {

@@ -1,7 +1,10 @@
 //! What reaches the master's loop: the one channel that tasks send to.
 
+use std::sync::Arc;
+
 use tokio::sync::mpsc;
 
+use crate::config::model::Model;
 use crate::control::protocol::{Answer, Command};
 use crate::link::FromWorker;
 use crate::state::event::{Event, InstanceId, ProbeRole};
@@ -32,6 +35,13 @@ pub enum Input {
     },
     /// A control command came in.
     Command(ControlRequest),
+    /// A configuration was read.
+    Loaded {
+        /// The control request that asked for it.
+        request: Option<u64>,
+        /// The rendered report where it is invalid.
+        result: Result<Arc<Model>, String>,
+    },
     /// A worker said something.
     Worker {
         /// Which worker.

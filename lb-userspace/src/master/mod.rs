@@ -3,19 +3,48 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::control::protocol::{Capability, InstanceStatus};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 
+use self::inbox::{INBOX_MAX, Input};
+use self::kernel::NoticeStream;
+use self::node::{Master, Phase};
+use self::program::cgroup::Cgroups;
+use self::run_dir::RunDir;
+use crate::control::protocol::{Capability, InstanceStatus, ProcessState, StatusReport};
+use crate::state::event::Event;
+use crate::time::Time;
+
+mod commands;
+mod control;
+mod doctor;
+mod effects;
+mod event_log;
 mod inbox;
 pub mod kernel;
 mod listeners;
+mod log_files;
+mod node;
 mod packet;
 mod port_holder;
 mod probe;
 pub mod program;
 mod run_dir;
+mod turn;
 mod watched;
+mod worker_link;
+
+/// Inputs taken before workers are told what changed.
+const BATCH_MAX: usize = 64;
+/// Period of looking whether a draining row has nothing active.
+const DRAIN_EVERY: Duration = Duration::from_millis(5);
+/// Least time between two status messages to workers.
+const STATUS_EVERY: Duration = Duration::from_millis(200);
+/// Time after which the start is told as it is.
+const STARTED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Where the configuration comes from, at start and at each reload.
 #[derive(Clone, Debug)]
@@ -67,6 +96,181 @@ pub struct Started {
 /// What kept it from starting: an invalid configuration (the rendered report), another master in the run folder, a
 /// listening address in use.
 pub async fn run(options: Options, on_started: impl FnOnce(&Started)) -> anyhow::Result<ExitCode> {
-    let _ = (options, on_started);
-    anyhow::bail!("the master's loop has not landed yet")
+    let began = Time::now();
+    let model = commands::read(&options.config).map_err(anyhow::Error::msg)?;
+    let mut run_dir = RunDir::open(&options.run_dir)?;
+    for what in run_dir.clean().await? {
+        log::warn!("ended what an earlier master left what=\"{what}\"");
+    }
+    let cgroups = Cgroups::set_up(run_dir.path());
+    let (sender, inbox) = mpsc::channel(INBOX_MAX);
+    let outcome = match Master::new(options.config, Arc::new(model), &mut run_dir, &cgroups, sender, began) {
+        Ok(master) => live(master, inbox, on_started).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = cgroups.remove().await {
+        log::error!("cgroup not removed reason=\"{error}\"");
+    }
+    run_dir.close()?;
+    outcome
+}
+
+/// From the first event to the last.
+async fn live(
+    mut master: Master<'_>,
+    inbox: mpsc::Receiver<Input>,
+    on_started: impl FnOnce(&Started),
+) -> anyhow::Result<ExitCode> {
+    let signals = Signals::new()?;
+    let control = control::serve(master.run_dir, master.inbox.clone())?;
+    master.note("master", "master started", &format!("pid={}", std::process::id()), "operator");
+    let model = master.model.clone();
+    master.event(Event::Apply { model, request: None });
+    master.start_worker();
+    master.flush();
+    let notices = master.kernel.take_notices();
+    turn_until_over(&mut master, Sources { inbox, notices, signals }, on_started).await;
+    master.say_farewell().await;
+    control.abort();
+    master.programs.outputs.finish();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where inputs come from.
+struct Sources {
+    inbox: mpsc::Receiver<Input>,
+    notices: NoticeStream,
+    signals: Signals,
+}
+
+async fn turn_until_over(master: &mut Master<'_>, mut sources: Sources, on_started: impl FnOnce(&Started)) {
+    let mut on_started = Some(on_started);
+    let mut status_at = Time::now();
+    while master.phase != Phase::Over {
+        tokio::select! {
+            biased;
+            asked = sources.signals.next() => asked.act(master),
+            notices = sources.notices.next() => master.noticed(notices),
+            input = sources.inbox.recv() => {
+                let mut input = input;
+                for _ in 0..BATCH_MAX {
+                    let Some(one) = input else { break };
+                    master.take(one);
+                    input = sources.inbox.try_recv().ok();
+                }
+            }
+            () = until(master.wake), if master.wake.is_some() => {
+                master.wake = None;
+                master.event(Event::Tick);
+            }
+            () = until(Some(Time::now() + DRAIN_EVERY)), if !master.draining.is_empty() => {}
+            () = until(Some(status_at)), if master.dirty.status => {
+                status_at = Time::now() + STATUS_EVERY;
+                master.tell_status();
+            }
+            () = until(Some(master.began + STARTED_WITHIN)), if on_started.is_some() => {}
+            () = until(drain_deadline(master)), if drain_deadline(master).is_some() => master.drain_is_over(),
+        }
+        for slot in master.drained() {
+            master.event(Event::Drained { slot });
+        }
+        master.flush();
+        if let Some(report) = on_started.is_some().then(|| master.report())
+            && (is_ready(master, &report) || Time::now().since(master.began) >= STARTED_WITHIN)
+            && let Some(on_started) = on_started.take()
+        {
+            on_started(&started(master, report));
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the loop waits for its next appointment here")]
+async fn until(at: Option<Time>) {
+    let wait = at.map_or(Duration::MAX, |at| at.since(Time::now()));
+    tokio::time::sleep(wait).await;
+}
+
+fn drain_deadline(master: &Master<'_>) -> Option<Time> {
+    match master.phase {
+        Phase::Draining { until } => Some(until),
+        _ => None,
+    }
+}
+
+/// Whether everything that was to start is IN, or has failed for good, and the worker serves it.
+fn is_ready(master: &Master<'_>, report: &StatusReport) -> bool {
+    let settled = |instance: &InstanceStatus| match instance.process_state {
+        ProcessState::Running => instance.traffic_state.as_deref().is_none_or(|state| state != "OUT"),
+        ProcessState::Stopped | ProcessState::Exited | ProcessState::Fatal => true,
+        ProcessState::Starting | ProcessState::Backoff | ProcessState::Stopping => false,
+    };
+    master.workers.lowest_served() > 0 && report.instances.iter().all(settled)
+}
+
+fn started(master: &Master<'_>, report: StatusReport) -> Started {
+    Started {
+        node: report.node.clone(),
+        listeners: master.listeners.all().map(|open| (open.name.clone(), open.address)).collect(),
+        metrics: master.listeners.metrics().map(|(address, _)| *address),
+        ready: is_ready(master, &report),
+        instances: report.instances,
+        capabilities: master.capabilities(),
+        took: Time::now().since(master.began),
+    }
+}
+
+/// The signals that the master listens to.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+    user_1: Signal,
+}
+
+/// What a signal asks for.
+enum Asked {
+    Terminate(&'static str),
+    Reload,
+    Reopen,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+            user_1: signal(SignalKind::user_defined1())?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::Terminate("SIGTERM"),
+            _ = self.interrupt.recv() => Asked::Terminate("SIGINT"),
+            _ = self.hang_up.recv() => Asked::Reload,
+            _ = self.user_1.recv() => Asked::Reopen,
+        }
+    }
+}
+
+impl Asked {
+    fn act(self, master: &mut Master<'_>) {
+        match self {
+            Self::Terminate(why) => master.terminate(why),
+            Self::Reload => master.reload(None),
+            Self::Reopen => master.reopen_logs(),
+        }
+    }
+}
+
+impl Master<'_> {
+    /// Workers answer `/metrics` with it.
+    fn tell_status(&mut self) {
+        self.dirty.status = false;
+        let told = serde_json::to_vec(&self.report()).map_err(anyhow::Error::from);
+        if let Err(error) = told.and_then(|report| self.workers.status(&report)) {
+            log::warn!("status not told to workers reason=\"{error:#}\"");
+        }
+    }
 }

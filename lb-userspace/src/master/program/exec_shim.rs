@@ -41,6 +41,9 @@ pub struct Spec {
     pub open_files: (u64, u64),
     /// Set `no_new_privs`: for our own workers, not for programs (they may call `sudo`, `ping`, …).
     pub no_new_privileges: bool,
+    /// Keep the output pipes readable in the program itself, so that it outlives the one who reads them (programs). Without,
+    /// writing fails when nobody reads any more (our own workers, which must not wait for a reader).
+    pub outlives_reader: bool,
     /// Descriptors that came with this packet, to be left open as 3, 4, ….
     pub passed: usize,
 }
@@ -94,7 +97,9 @@ fn receive_spec(socket: &OwnedFd) -> anyhow::Result<(Spec, Vec<OwnedFd>)> {
 fn become_program(spec: &Spec, passed: Vec<OwnedFd>) -> Result<Infallible, Failure> {
     let step = |what: &str| what.to_owned();
     rustix::process::setsid().or_fail(|| step("setsid"))?;
-    keep_output_readable();
+    if spec.outlives_reader {
+        keep_output_readable();
+    }
     close_stdin().or_fail(|| step("open /dev/null"))?;
     close_on_exec_from_3().or_fail(|| step("close_range"))?;
     place(passed, spec.passed).or_fail(|| step("pass descriptors"))?;

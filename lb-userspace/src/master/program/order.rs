@@ -44,6 +44,7 @@ pub fn spec(program: &Program, index: u32, address: Option<&Address>, surroundin
         umask: program.umask,
         open_files: program.limits.open_files.map_or(surroundings.open_files, |files| (files, files)),
         no_new_privileges: false,
+        outlives_reader: true,
         passed: 0,
     }
 }
@@ -61,8 +62,8 @@ pub fn expand_instance(text: &str, index: u32) -> String {
     expand(text, &variables(index, None))
 }
 
-/// Replaces `$NAME` and `${NAME}` of known names; everything else stays as it is.
-fn expand(text: &str, variables: &[(&str, String)]) -> String {
+/// Replaces `$NAME` and `${NAME}` of known names, and `$$` by `$`; everything else stays as it is.
+fn expand(text: &str, variables: &[(&'static str, String)]) -> String {
     let mut expanded = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(start) = rest.find('$') {
@@ -71,6 +72,7 @@ fn expand(text: &str, variables: &[(&str, String)]) -> String {
         let (length, name) = variable_at(from);
         match variables.iter().find(|(known, _)| *known == name) {
             Some((_, value)) => expanded.push_str(value),
+            None if name == "$" => expanded.push('$'),
             None => expanded.push_str(&from[..length]),
         }
         rest = &from[length..];
@@ -81,6 +83,9 @@ fn expand(text: &str, variables: &[(&str, String)]) -> String {
 /// How long the variable at the start of `text` is as written, and its name.
 fn variable_at(text: &str) -> (usize, &str) {
     let after = &text[1..];
+    if after.starts_with('$') {
+        return (2, "$");
+    }
     if let Some((name, _)) = after.strip_prefix('{').and_then(|inner| inner.split_once('}')) {
         return (name.len() + 3, name);
     }
@@ -103,7 +108,7 @@ mod tests {
         check("127.0.0.1:${PORT}/$INSTANCE", "127.0.0.1:20001/2");
         check("$PORTAL $HOME ${HOME} ${", "$PORTAL $HOME ${HOME} ${");
         check("$", "$");
-        check("$$PORT", "$20001");
+        check("$$PORT $$", "$PORT $");
         check("${PORT}0 é$INSTANCE", "200010 é2");
     }
 

@@ -65,15 +65,19 @@ struct House {
 impl House {
     fn new() -> Self {
         let run_dir = tempfile::tempdir().unwrap();
+        let cgroups = Cgroups::set_up(run_dir.path());
+        Self::with(run_dir, cgroups)
+    }
+
+    fn without_cgroups() -> Self {
+        Self::with(tempfile::tempdir().unwrap(), Cgroups::none("switched off by the test"))
+    }
+
+    fn with(run_dir: tempfile::TempDir, cgroups: Cgroups) -> Self {
         let (sender, inbox) = mpsc::channel(64);
         let surroundings = Surroundings { kept: BTreeMap::new(), open_files: (512, 1024) };
         let programs = Programs::new(test_shim(), surroundings, 1, sender).unwrap();
-        Self { programs, cgroups: Cgroups::set_up(run_dir.path()), inbox, _run_dir: run_dir }
-    }
-
-    fn without_cgroups(mut self) -> Self {
-        self.cgroups = Cgroups::none("switched off by the test");
-        self
+        Self { programs, cgroups, inbox, _run_dir: run_dir }
     }
 
     fn start(&mut self, program: &Program, instance: u64) -> Result<(), String> {
@@ -138,7 +142,7 @@ async fn process_gets_session_limits_umask_folder_and_a_clean_environment() {
         directory: Some("/usr".into()),
         umask: 0o027,
         environment: BTreeMap::from([("NAME".into(), "instance $INSTANCE".into())]),
-        ..shell("pwd; umask; ulimit -Sn; ulimit -Hn; env; ls -l /proc/self/fd | wc -l; cat /proc/$$/stat")
+        ..shell("pwd; umask; ulimit -Sn; ulimit -Hn; env; ls -l /proc/self/fd | wc -l; cat /proc/$$$$/stat")
     };
     let (ending, _) = house.run(&program).await;
     assert_eq!(ending, Ending::Code(0));
@@ -177,7 +181,7 @@ async fn kill_takes_processes_that_left_session_and_group() {
 
 #[tokio::test]
 async fn children_that_a_dead_process_left_are_gone_before_its_exit_is_told() {
-    for house in [House::new(), House::new().without_cgroups()] {
+    for house in [House::new(), House::without_cgroups()] {
         let mut house = house;
         house.start(&shell("sleep 1000 & echo $!; exit 1"), 1).unwrap();
         assert!(matches!(house.event().await, Event::Spawned { .. }));

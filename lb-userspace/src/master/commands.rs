@@ -1,0 +1,245 @@
+//! The commands that the loop answers itself: what it knows and `step` does not.
+//!
+//! Effectful: reads the configuration in a thread of its own.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
+
+use super::ConfigSource;
+use super::inbox::{ControlRequest, Input};
+use super::log_files::LogFiles;
+use super::node::Master;
+use crate::config;
+use crate::config::model::Model;
+use crate::control::protocol::{Answer, Command, FailureKind, StatusReport};
+use crate::state::event::Event;
+use crate::state::report;
+use crate::time::Time;
+
+/// Columns of a rendered report where it is not for a terminal of known width.
+const REPORT_COLUMNS: usize = 100;
+/// Time for the last answers to reach their clients at the end.
+const FAREWELL_WITHIN: Duration = Duration::from_secs(1);
+
+/// Reads a configuration.
+///
+/// # Errors
+/// The rendered report.
+pub fn read(source: &ConfigSource) -> Result<Model, String> {
+    let loaded = match source {
+        ConfigSource::File(path) => config::read(path),
+        ConfigSource::Embedded { name, text } => config::read_text(name, text, Path::new("/")),
+    };
+    let color = std::io::stderr().is_terminal();
+    let loaded = loaded.map_err(|report| report.render(color, REPORT_COLUMNS))?;
+    if !loaded.warnings.is_empty() {
+        log::warn!("configuration warnings\n{}", loaded.warnings.render(color, REPORT_COLUMNS));
+    }
+    Ok(loaded.model)
+}
+
+impl Master<'_> {
+    /// A command came in.
+    pub fn command(&mut self, request: ControlRequest) {
+        let ControlRequest { command, actor, answers } = request;
+        let number = self.next_request;
+        self.next_request += 1;
+        self.requests.insert(number, answers.clone());
+        match command {
+            Command::Status { names } => {
+                let answer = match report::select(self.report(), &names) {
+                    Ok(report) => Answer::Status(report),
+                    Err(unknown) => no_such_name(&unknown),
+                };
+                self.answer(number, answer);
+            }
+            Command::Doctor => {
+                let capabilities = self.capabilities();
+                self.answer(number, Answer::Doctor(capabilities));
+            }
+            Command::Events { last, follow } => {
+                self.requests.remove(&number);
+                self.tell_events(last, follow, answers);
+            }
+            Command::Logs { names, lines, follow } => {
+                self.requests.remove(&number);
+                self.tell_output(names, lines, follow, answers);
+            }
+            Command::Reload => {
+                self.note("master", "reload asked", "", &actor);
+                self.reload(Some(number));
+            }
+            Command::Shutdown => {
+                self.requests.remove(&number);
+                self.farewells.push(answers);
+                self.terminate(&actor);
+            }
+            command => self.event(Event::Command { request: number, command, actor }),
+        }
+    }
+
+    /// What is, with what only the loop knows.
+    pub fn report(&self) -> StatusReport {
+        let now = Time::now();
+        let activity = |slot| self.workers.activity(slot);
+        let traffic = |slot| self.kernel.table().traffic(slot);
+        let mut report = self.state.report(now, &activity, &traffic);
+        report.workers = self.workers.report(now);
+        report.uptime_ms = now.since(self.began).as_millis() as u64;
+        report.snapshot = self.workers.lowest_served();
+        report.listeners =
+            self.listeners.all().map(|open| format!("{} {}", open.name, open.address)).collect();
+        report
+    }
+
+    /// Reads the configuration again, in a thread: a user database in the network must not stop the loop.
+    pub fn reload(&self, request: Option<u64>) {
+        let (source, inbox) = (self.config.clone(), self.inbox.clone());
+        tokio::task::spawn_blocking(move || {
+            let result = read(&source).map(Arc::new);
+            let _ = inbox.blocking_send(Input::Loaded { request, result });
+        });
+    }
+
+    /// A configuration was read. What can be refused is refused here, before anything has changed.
+    pub fn loaded(&mut self, request: Option<u64>, result: Result<Arc<Model>, String>) {
+        let accepted = result
+            .map_err(|report| (FailureKind::InvalidConfiguration, report))
+            .and_then(|model| self.accept(&model).map(|()| model).map_err(|why| (FailureKind::Failed, why)));
+        match accepted {
+            Ok(model) => self.event(Event::Apply { model, request }),
+            Err((kind, why)) => {
+                let first =
+                    why.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim().to_owned();
+                self.note("master", "configuration refused", &first, "configuration");
+                match request {
+                    Some(request) => self.refuse(request, kind, why),
+                    None => log::error!("configuration refused\n{why}"),
+                }
+            }
+        }
+    }
+
+    /// Opens sockets and files that a new configuration needs.
+    fn accept(&mut self, model: &Model) -> Result<(), String> {
+        let files = match self.log_files.matches(&model.log) {
+            true => None,
+            false => Some(LogFiles::open(&model.log)?),
+        };
+        self.listeners.prepare(model)?;
+        if let Some(files) = files {
+            self.replace_logs(files);
+        }
+        if model.node.worker_threads != self.workers.threads() {
+            log::warn!("worker_threads = {} counts from the next start of lbctl", model.node.worker_threads);
+        }
+        if model.kernel != self.model.kernel {
+            log::warn!("changes of [kernel] count from the next start of lbctl");
+        }
+        Ok(())
+    }
+
+    /// SIGUSR1: log files were moved away.
+    pub fn reopen_logs(&mut self) {
+        self.programs.outputs.reopen();
+        match LogFiles::open(&self.model.log) {
+            Ok(files) => self.replace_logs(files),
+            Err(error) => log::error!("logs not reopened reason=\"{error}\""),
+        }
+    }
+
+    fn replace_logs(&mut self, files: LogFiles) {
+        for (what, descriptor) in files.attachments() {
+            self.workers.attach(&what, &descriptor);
+        }
+        self.log_files = files;
+    }
+
+    fn tell_events(&self, last: usize, follow: bool, answers: mpsc::Sender<Answer>) {
+        let kept = self.events.last(last);
+        let mut followed = follow.then(|| self.events.follow());
+        tokio::spawn(async move {
+            for record in kept {
+                let _ = answers.send(Answer::Event(record)).await;
+            }
+            while let Some(events) = &mut followed {
+                let told = tokio::select! {
+                    event = events.recv() => match event {
+                        Ok(record) => answers.send(Answer::Event(record)).await.is_ok(),
+                        Err(RecvError::Lagged(lost)) => {
+                            answers.send(line("", "", format!("{lost} events lost: too slow"))).await.is_ok()
+                        }
+                        Err(RecvError::Closed) => false,
+                    },
+                    () = answers.closed() => return,
+                };
+                if !told {
+                    break;
+                }
+            }
+            let _ = answers.send(Answer::Done { lines: Vec::new() }).await;
+        });
+    }
+
+    fn tell_output(&self, names: Vec<String>, lines: usize, follow: bool, answers: mpsc::Sender<Answer>) {
+        let known = self.report().instances;
+        let is_known = |name: &String| known.iter().any(|one| one.name == *name || one.program == *name);
+        if let Some(unknown) = names.iter().find(|name| !is_known(name)) {
+            let _ = answers.try_send(no_such_name(unknown));
+            return;
+        }
+        let wanted = move |instance: &str| {
+            let program = instance.rsplit_once(':').map_or(instance, |(program, _)| program);
+            names.is_empty() || names.iter().any(|name| name == instance || name == program)
+        };
+        // Followed first, copied second: a line in between comes once or twice, never not at all.
+        let mut followed = follow.then(|| self.programs.outputs.follow());
+        let kept = self.programs.outputs.last(&wanted, lines);
+        tokio::spawn(async move {
+            for (instance, kept) in kept {
+                let _ = answers.send(line(&instance, kept.stream.name(), kept.text.to_string())).await;
+            }
+            while let Some(output) = &mut followed {
+                let told = tokio::select! {
+                    line_of = output.recv() => match line_of {
+                        Ok(one) if !wanted(&one.instance) => true,
+                        Ok(one) => {
+                            answers.send(line(&one.instance, one.stream.name(), one.text.to_string())).await.is_ok()
+                        }
+                        Err(RecvError::Lagged(lost)) => {
+                            answers.send(line("lbctl", "stderr", format!("{lost} lines lost: too slow"))).await.is_ok()
+                        }
+                        Err(RecvError::Closed) => false,
+                    },
+                    () = answers.closed() => return,
+                };
+                if !told {
+                    break;
+                }
+            }
+            let _ = answers.send(Answer::Done { lines: Vec::new() }).await;
+        });
+    }
+
+    /// Everything has ended: those who asked for it are told, and wait for nothing else.
+    pub async fn say_farewell(&mut self) {
+        for answers in self.farewells.drain(..) {
+            let _ = answers.try_send(Answer::Done { lines: vec!["everything has ended".into()] });
+            let _ = tokio::time::timeout(FAREWELL_WITHIN, answers.closed()).await;
+        }
+    }
+}
+
+fn line(instance: &str, stream: &str, text: String) -> Answer {
+    Answer::Line { instance: instance.to_owned(), stream: stream.to_owned(), text }
+}
+
+fn no_such_name(name: &str) -> Answer {
+    let message = format!("no program, instance or backend is called \"{name}\"");
+    Answer::Failed { kind: FailureKind::NoSuchName, message }
+}

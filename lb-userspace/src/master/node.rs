@@ -1,0 +1,238 @@
+//! The master itself: everything that the loop holds, and how it begins.
+//!
+//! Effectful: brings up sockets, kernel programs and worker.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use rustix::process::{Resource, Rlimit};
+use tokio::sync::mpsc;
+
+use super::ConfigSource;
+use super::event_log::EventLog;
+use super::inbox::Inbox;
+use super::kernel::KernelHalf;
+use super::listeners::Listeners;
+use super::log_files::LogFiles;
+use super::probe::Probes;
+use super::program::cgroup::Cgroups;
+use super::program::exec_shim::Identity;
+use super::program::fork::Shim;
+use super::program::order::Surroundings;
+use super::program::spawn::Programs;
+use super::run_dir::RunDir;
+use super::worker_link::{Setting, Workers};
+use crate::config::model::Model;
+use crate::control::protocol::Answer;
+use crate::state::State;
+use crate::state::event::{Event, Slot};
+use crate::time::Time;
+
+/// `nobody` and its group, the same on every Linux system: the kernel's own overflow ids.
+const NOBODY: u32 = 65_534;
+
+/// Everything that the loop holds.
+pub struct Master<'a> {
+    /// Where configurations come from.
+    pub config: ConfigSource,
+    /// The run folder.
+    pub run_dir: &'a mut RunDir,
+    /// The product's cgroup.
+    pub cgroups: &'a Cgroups,
+    /// What is and should be.
+    pub state: State,
+    /// BPF programs and the backend table.
+    pub kernel: KernelHalf,
+    /// Processes of programs.
+    pub programs: Programs,
+    /// Probes.
+    pub probes: Probes,
+    /// Worker processes.
+    pub workers: Workers,
+    /// Listening sockets.
+    pub listeners: Listeners,
+    /// Sockets up to this id, and the metrics socket, were given to the living worker.
+    pub attached: Attached,
+    /// Access and error log.
+    pub log_files: LogFiles,
+    /// What happened.
+    pub events: EventLog,
+    /// Control requests that `step` has yet to answer.
+    pub requests: HashMap<u64, mpsc::Sender<Answer>>,
+    /// The number of the next control request.
+    pub next_request: u64,
+    /// To be answered when everything has ended.
+    pub farewells: Vec<mpsc::Sender<Answer>>,
+    /// Events that effects brought about, to be taken before any other.
+    pub pending: VecDeque<Event>,
+    /// Rows watched until nothing is active on them.
+    pub draining: BTreeSet<Slot>,
+    /// When `step` wants to be woken.
+    pub wake: Option<Time>,
+    /// What has to be told or written after this batch of events.
+    pub dirty: Dirty,
+    /// When the last process of an instance ended, until the next is spawned.
+    pub exited_at: HashMap<String, Time>,
+    /// How long after that the next was spawned, until it is recorded.
+    pub spawned_after: HashMap<String, Duration>,
+    /// Ports enrolled in the short-cut, by instance.
+    pub enrolled: BTreeMap<String, u16>,
+    /// What is being served.
+    pub model: Arc<Model>,
+    /// How far the end has come.
+    pub phase: Phase,
+    /// When `up` was called.
+    pub began: Time,
+    /// Tasks send here.
+    pub inbox: Inbox,
+}
+
+/// What a worker has of the sockets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attached {
+    /// The highest `ServedListener::id`.
+    pub listener: u32,
+    /// The address of the metrics socket.
+    pub metrics: Option<std::net::SocketAddr>,
+}
+
+/// What a batch of events leaves to be done once.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Dirty {
+    /// Rows were written: workers are told.
+    pub table: bool,
+    /// Processes came or went: `state.json` is written.
+    pub processes: bool,
+    /// Something changed: workers get the status for `/metrics`.
+    pub status: bool,
+}
+
+/// How far the end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Serving.
+    Running,
+    /// Workers finish what is in progress; nobody new is taken.
+    Draining {
+        /// When they are ended all the same.
+        until: Time,
+    },
+    /// Programs are stopped.
+    Stopping,
+    /// Everything has ended.
+    Over,
+}
+
+/// What the process had when it began, before it changed anything of it.
+pub struct Inherited {
+    surroundings: Surroundings,
+    open_files_max: u64,
+}
+
+impl Inherited {
+    /// Reads it, and raises the limit of open files to what is allowed.
+    pub fn take() -> Self {
+        let limit = rustix::process::getrlimit(Resource::Nofile);
+        let hard = limit.maximum.unwrap_or(u64::MAX).min(1 << 30);
+        let soft = limit.current.unwrap_or(hard);
+        if rustix::process::setrlimit(
+            Resource::Nofile,
+            Rlimit { current: Some(hard), maximum: limit.maximum },
+        )
+        .is_err()
+        {
+            log::warn!("open files stay at {soft}: the limit could not be raised to {hard}");
+        }
+        let kept = ["PATH", "LANG", "LC_ALL", "TZ"].into_iter();
+        let kept = kept.filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)));
+        Self {
+            surroundings: Surroundings { kept: kept.collect(), open_files: (soft, hard) },
+            open_files_max: hard,
+        }
+    }
+}
+
+impl<'a> Master<'a> {
+    /// Brings up what does not depend on events. Nothing is served yet.
+    ///
+    /// # Errors
+    /// A socket, log file or kernel program that the configuration insists on cannot be had.
+    pub fn new(
+        config: ConfigSource,
+        model: Arc<Model>,
+        run_dir: &'a mut RunDir,
+        cgroups: &'a Cgroups,
+        inbox: Inbox,
+        began: Time,
+    ) -> anyhow::Result<Self> {
+        let inherited = Inherited::take();
+        let mut listeners = Listeners::new(model.node.worker_threads);
+        listeners.prepare(&model).map_err(anyhow::Error::msg)?;
+        let log_files = LogFiles::open(&model.log).map_err(anyhow::Error::msg)?;
+        let kernel = KernelHalf::load(&model.kernel, cgroups.product()).context("kernel programs")?;
+        let setting = Setting {
+            shim: Shim::default(),
+            identity: worker_identity(&model),
+            threads: model.node.worker_threads,
+            open_files: inherited.open_files_max,
+            environment: worker_environment(),
+        };
+        let seed = fastrand::u64(..);
+        let first_instance = super::control::wall_ms().saturating_mul(1_000_000);
+        let programs = Programs::new(Shim::default(), inherited.surroundings, seed, inbox.clone());
+        Ok(Self {
+            config,
+            run_dir,
+            cgroups,
+            state: State::new(first_instance, seed, std::process::id()),
+            kernel,
+            programs: programs.context("start the output thread")?,
+            probes: Probes::new(inbox.clone()),
+            workers: Workers::new(setting, inbox.clone()),
+            listeners,
+            attached: Attached::default(),
+            log_files,
+            events: EventLog::new(),
+            requests: HashMap::new(),
+            next_request: 1,
+            farewells: Vec::new(),
+            pending: VecDeque::new(),
+            draining: BTreeSet::new(),
+            wake: None,
+            dirty: Dirty::default(),
+            exited_at: HashMap::new(),
+            spawned_after: HashMap::new(),
+            enrolled: BTreeMap::new(),
+            model,
+            phase: Phase::Running,
+            began,
+            inbox,
+        })
+    }
+}
+
+/// As configured; `nobody` where we can switch at all.
+fn worker_identity(model: &Model) -> Option<Identity> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let configured = model.node.user.as_ref().map(|user| Identity {
+        uid: user.uid,
+        gid: user.gid,
+        groups: user.groups.clone(),
+    });
+    Some(configured.unwrap_or(Identity { uid: NOBODY, gid: NOBODY, groups: Vec::new() }))
+}
+
+/// Logging and time zone; nothing else is a worker's affair.
+fn worker_environment() -> Vec<(String, String)> {
+    let wanted = |name: &str| {
+        name.starts_with("RUST_") || name.starts_with("LBCTL_") || name == "TZ" || name == "NO_COLOR"
+    };
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| wanted(name))
+        .collect()
+}
