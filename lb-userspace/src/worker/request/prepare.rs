@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, UPGRADE, VIA};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Version};
+use http::header::{CONNECTION, EXPECT, HOST, TE, UPGRADE, VIA};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use http_body::Body;
 use hyper::body::Incoming;
 
@@ -11,7 +12,7 @@ use super::body::{BodySource, RequestBody};
 use super::exchange::Phase;
 use super::record::Record;
 use super::rewrite::{apply, strip_hop_by_hop};
-use super::{forwarded, retry, target};
+use super::{forwarded, retry, target, websocket};
 use crate::reason::Reason;
 use crate::worker::served::LocalUpstream;
 
@@ -98,7 +99,7 @@ pub fn prepare(
         return Err(Reason::BodyTooLarge);
     }
     let source = (!body.is_end_stream()).then(|| Rc::new(BodySource::new(body, bytes_max)));
-    let upgrade = if source.is_none() { asked_protocol(&parts.headers, parts.version) } else { None };
+    let upgrade = asked_protocol(&parts).filter(|_| source.is_none());
     let headers = backend_headers(record, parts.headers)?;
     let idempotent = retry::is_idempotent(&record.method);
     Ok((Prepared { headers, source, length, idempotent, upgrade }, upstream))
@@ -145,15 +146,9 @@ fn check_loop(headers: &HeaderMap, ours: &HeaderValue) -> Result<(), Reason> {
     if passes >= PASSES_MAX { Err(Reason::Loop) } else { Ok(()) }
 }
 
-/// The protocol in `Upgrade`, where `Connection` nominates it. HTTP/2 is not offered this way (RFC 9113 §3.1).
-fn asked_protocol(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
-    let protocol = headers.get(UPGRADE)?;
-    let nominated = headers
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
-        .any(|name| name.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
-    let is_h2c = protocol.as_bytes().eq_ignore_ascii_case(b"h2c");
-    (nominated && !is_h2c && version == Version::HTTP_11 && !headers.contains_key(CONTENT_LENGTH))
-        .then(|| protocol.clone())
+/// The protocol that the request asks for, if it is one that we change to. It must be what the framing gate holds bytes
+/// back for: in a tunnel that the gate does not know of, it would go on reading requests.
+fn asked_protocol(parts: &Parts) -> Option<HeaderValue> {
+    let is_asked = websocket::is_upgrade(&parts.method, parts.version, &parts.headers);
+    is_asked.then(|| HeaderValue::from_static("websocket"))
 }
