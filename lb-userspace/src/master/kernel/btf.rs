@@ -42,6 +42,8 @@ pub struct Btf<'a> {
     types: &'a [u8],
     /// Where each type begins in `types`; type ids count from 1.
     begins: Vec<u32>,
+    /// Where structures and typedefs begin: what is looked for by name, one type in five.
+    looked_for: Vec<u32>,
 }
 
 #[derive(Clone, Copy)]
@@ -71,13 +73,18 @@ impl<'a> Btf<'a> {
         }
         let types = section(bytes, header_bytes, word(bytes, 8)?, word(bytes, 12)?)?;
         let strings = section(bytes, header_bytes, word(bytes, 16)?, word(bytes, 20)?)?;
-        let mut btf = Self { strings, types, begins: Vec::with_capacity(types.len() / 24) };
+        let (mut begins, mut looked_for) = (Vec::with_capacity(types.len() / 24), Vec::new());
         let mut at = 0;
         while at < types.len() {
-            btf.begins.push(u32::try_from(at).map_err(|_| BtfError::Malformed)?);
-            at += type_at(types, at)?.bytes();
+            let found = type_at(types, at)?;
+            let begin = u32::try_from(at).map_err(|_| BtfError::Malformed)?;
+            begins.push(begin);
+            if matches!(found.kind, KIND_STRUCT | KIND_TYPEDEF) {
+                looked_for.push(begin);
+            }
+            at += found.bytes();
         }
-        Ok(btf)
+        Ok(Self { strings, types, begins, looked_for })
     }
 
     /// The byte offset of a field in structure `name`, through the fields of `path` in turn; fields of anonymous structures
@@ -112,7 +119,7 @@ impl<'a> Btf<'a> {
     }
 
     fn find(&self, kind: u8, name: &str) -> Result<Type<'a>, BtfError> {
-        for begin in &self.begins {
+        for begin in &self.looked_for {
             let found = type_at(self.types, *begin as usize)?;
             if found.kind == kind && self.is_named(found.name, name) {
                 return Ok(found);

@@ -80,7 +80,7 @@ struct Loaded {
     watch: Option<Watch>,
     short_cut: Option<ShortCut>,
     /// Held for what hangs on it.
-    _object: Object,
+    object: Object,
 }
 
 impl KernelHalf {
@@ -126,7 +126,7 @@ impl KernelHalf {
         )?;
         let took = crate::time::Time::now().since(started);
         capabilities.insert(0, on("bpf", format!("kernel programs loaded in {} ms", took.as_millis())));
-        let loaded = Loaded { counters, watch, short_cut, _object: object };
+        let loaded = Loaded { counters, watch, short_cut, object };
         Ok(Self { table, memory: Memory::Bpf(memory), loaded: Some(loaded), capabilities })
     }
 
@@ -246,6 +246,11 @@ impl KernelHalf {
     /// What the programs counted so far.
     pub fn counters(&self) -> Counters {
         self.loaded.as_ref().map_or_else(Counters::default, |loaded| Counters::read(&loaded.counters))
+    }
+
+    /// The kernel's ids of the loaded programs, to see that none stays behind.
+    pub fn program_ids(&self) -> Vec<u32> {
+        self.loaded.as_ref().map_or_else(Vec::new, |loaded| loaded.object.program_ids())
     }
 
     fn watcher(&self) -> Option<&Watch> {

@@ -21,7 +21,7 @@ const FIRST_PROCESS_NAMESPACE: u64 = 0xEFFF_FFFC;
 
 /// The object, its maps created, no program loaded yet.
 pub struct Object {
-    pub ebpf: Ebpf,
+    ebpf: Ebpf,
 }
 
 impl Object {
@@ -77,6 +77,11 @@ impl Object {
         program.load().map_err(reason)?;
         program.attach(tracepoint).map_err(reason).with_context(|| format!("tracepoint {tracepoint}"))?;
         Ok(())
+    }
+
+    /// The kernel's ids of the programs that are loaded.
+    pub fn program_ids(&self) -> Vec<u32> {
+        self.ebpf.programs().filter_map(|(_, program)| program.info().ok()).map(|info| info.id()).collect()
     }
 
     /// A program of the object.

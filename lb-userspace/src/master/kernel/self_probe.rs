@@ -340,15 +340,21 @@ impl PrivateCgroup {
     ///
     /// # Errors
     /// There is no cgroup v2, or we may not write there.
-    pub fn create() -> io::Result<Self> {
+    pub fn create(name: &str) -> io::Result<Self> {
         let parent = own_cgroup().ok_or_else(|| io::Error::other("cgroup v2 is not mounted"))?;
         // Unique in this process too: tests run side by side.
         let thread = rustix::thread::gettid().as_raw_nonzero();
-        let folder = parent.join(format!("lbctl-probe-{}-{thread}", std::process::id()));
+        let folder = parent.join(format!("lbctl-{name}-{}-{thread}", std::process::id()));
         fs::create_dir(&folder)?;
         let cgroup = Self { folder, parent };
         fs::write(cgroup.folder.join("cgroup.type"), "threaded")?;
         Ok(cgroup)
+    }
+
+    /// Where it is.
+    #[cfg(test)]
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Its folder, to attach programs to.
@@ -359,11 +365,19 @@ impl PrivateCgroup {
         File::open(&self.folder)
     }
 
-    fn enter(&self) -> io::Result<()> {
+    /// Moves the calling thread in: sockets that it opens from now on belong to this cgroup.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn enter(&self) -> io::Result<()> {
         move_thread(&self.folder)
     }
 
-    fn leave(&self) -> io::Result<()> {
+    /// Moves the calling thread back; the cgroup can be removed only when it is empty.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn leave(&self) -> io::Result<()> {
         move_thread(&self.parent)
     }
 }

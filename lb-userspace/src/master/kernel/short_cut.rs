@@ -99,7 +99,7 @@ impl ShortCut {
 
     /// Runs the self-probe in a cgroup of its own that sees the programs, so that no other socket does meanwhile.
     fn prove(&self, object: &mut Object, counters: &CounterTable) -> anyhow::Result<Report> {
-        let private = self_probe::PrivateCgroup::create().context("a cgroup for the self-probe")?;
+        let private = self_probe::PrivateCgroup::create("probe").context("a cgroup for the self-probe")?;
         let folder = private.open().context("a cgroup for the self-probe")?;
         let established: &mut SockOps = object.program("connection_established")?;
         let link = established.attach(&folder, LINK).map_err(reason)?;

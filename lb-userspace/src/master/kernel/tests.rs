@@ -6,6 +6,8 @@
     reason = "real processes, sockets and clocks"
 )]
 
+mod short_cut;
+
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -175,33 +177,5 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     while !done() {
         assert!(started.elapsed() < Duration::from_secs(10), "waited too long for {what}");
         std::thread::yield_now();
-    }
-}
-
-#[test]
-fn self_probe_says_what_it_found() {
-    let cgroup = TestCgroup::create("says");
-    let half = load(&Kernel { short_cut: Switch::Auto, exit_watch: Switch::Off }, Some(&cgroup.0));
-    for row in half.capabilities() {
-        println!("{row:?}");
-    }
-    println!("{:?}", half.counters());
-    assert!(half.capabilities().iter().any(|row| row.name == "short_cut" && !row.why.is_empty()));
-}
-
-/// A folder in the place of the product's cgroup.
-struct TestCgroup(std::path::PathBuf);
-
-impl TestCgroup {
-    fn create(name: &str) -> Self {
-        let folder = own_cgroup().join(format!("lbctl-test-{}-{name}", std::process::id()));
-        std::fs::create_dir(&folder).expect("a cgroup can be made; these tests need root");
-        Self(folder)
-    }
-}
-
-impl Drop for TestCgroup {
-    fn drop(&mut self) {
-        std::fs::remove_dir(&self.0).unwrap();
     }
 }
