@@ -12,5 +12,7 @@ pub const NOTICE_RING_BYTES: u32 = 256 * 1024;
 pub const SHORT_CUT_BYTES_MAX: u32 = 256 * 1024;
 /// Messages below this size take the short-cut only into an empty queue: each costs the kernel about 1 KiB, whatever its size.
 pub const SHORT_CUT_SMALL_BYTES: u32 = 512;
+/// Ends of enrolled connections that the other end may still look for; each does so at its first message.
+pub const SHORT_CUT_ENDS_MAX: u32 = 16_384;
 /// Local ports whose connections may take the short-cut.
 pub const SHORT_CUT_PORTS_MAX: u32 = BACKENDS_MAX;

@@ -7,7 +7,9 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash}
 use lb_common::backend::BackendRow;
 use lb_common::counter::Counter;
 use lb_common::exit::Watched;
-use lb_common::limits::{BACKENDS_MAX, INSTANCES_MAX, NOTICE_RING_BYTES, SHORT_CUT_PORTS_MAX, SOCKETS_MAX};
+use lb_common::limits::{
+    BACKENDS_MAX, INSTANCES_MAX, NOTICE_RING_BYTES, SHORT_CUT_ENDS_MAX, SHORT_CUT_PORTS_MAX, SOCKETS_MAX,
+};
 use lb_common::socket::{End, EndKey, Half};
 
 /// The backend table; master and workers map it into their memory.
@@ -42,7 +44,7 @@ pub static SOCKETS: SockHash<u64> = SockHash::with_max_entries(SOCKETS_MAX, 0);
 /// Where the two ends of a connection find each other, once. An entry that is evicted or stale costs the connection its
 /// short-cut and nothing else.
 #[map]
-pub static ENDS: LruHashMap<EndKey, End> = LruHashMap::with_max_entries(SOCKETS_MAX, 0);
+pub static ENDS: LruHashMap<EndKey, End> = LruHashMap::with_max_entries(SHORT_CUT_ENDS_MAX, 0);
 
 /// What each enrolled socket remembers.
 #[btf_map]

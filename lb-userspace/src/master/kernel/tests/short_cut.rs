@@ -252,6 +252,20 @@ fn connections_outlive_the_master_and_then_nothing_is_left() {
     wait_for("the programs to go", || loaded_of(&programs) == 0);
 }
 
+#[test]
+fn self_probe_says_what_it_found() {
+    let cgroup = TestCgroup::create("says");
+    for switch in [Switch::Auto, Switch::On] {
+        let half = load(&Kernel { short_cut: switch, exit_watch: Switch::Off }, Some(&cgroup.0));
+        let row = half.capabilities().iter().find(|row| row.name == "short_cut").unwrap();
+        println!("{switch:?}: {row:?}");
+        assert!(row.why.contains("over plain loopback") || !row.on);
+        assert!(switch == Switch::Auto || row.on);
+    }
+    let half = load(&Kernel { short_cut: Switch::Auto, exit_watch: Switch::Off }, None);
+    assert!(!half.short_cut_is_on(), "without a cgroup there is nothing to attach to");
+}
+
 /// Names the product's cgroup for [`half_is_held_when_asked`].
 const HOLD_CGROUP: &str = "LBCTL_TEST_HOLD_CGROUP";
 /// A port to enrol, if any.
