@@ -210,7 +210,7 @@ fn commands_do_what_they_say_and_exit_as_documented() {
     assert!(lb.succeed(&["logs", "demo:1"]).contains("listening on"));
     let run_dir = lb.run_dir();
     let audit = std::fs::read_to_string(run_dir.join("audit.log")).unwrap();
-    assert!(audit.contains("restart") && audit.contains("uid="), "{audit}");
+    assert!(audit.contains("restart") && audit.contains("\"uid\":0"), "{audit}");
     let mode = std::fs::metadata(run_dir.join("control.sock")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     lb.stop();

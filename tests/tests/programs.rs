@@ -192,7 +192,7 @@ fn output_of_a_chatty_program_is_captured_rotated_and_never_blocks_it() {
     let text = only_programs(&format!(
         r#"
 [program.chatty]
-command = "sh -c 'seq 1 300000; echo that was it >&2; touch {}; exec sleep 1000'"
+command = "sh -c 'seq 1 300000; sleep 0.5; echo that was it >&2; touch {}; exec sleep 1000'"
 log = {{ stdout = "{}", rotate = "200KiB", keep = 2 }}
 "#,
         done.display(),
@@ -268,7 +268,8 @@ fn instances_on_unix_sockets_are_backends_too() {
     let path = format!("unix:{}/demo-$INSTANCE.sock", setup.folder().display());
     let command = config::demo_command().replace("--port $PORT", &format!("--listen {path}"));
     let text = config::demo(port, 2, "").replace(&config::demo_command(), &command);
-    let lb = setup.start(&text.replace("\"127.0.0.1:0\"", &format!("\"{path}\"")));
+    // Workers are another user than the program: its socket must be open to them.
+    let lb = setup.start(&text.replace("\"127.0.0.1:0\"", &format!("\"{path}\"\numask = \"000\"")));
     let mut answers: Vec<String> = (0..6).map(|_| get(([127, 0, 0, 1], port), "/").unwrap().text()).collect();
     answers.sort();
     answers.dedup();
