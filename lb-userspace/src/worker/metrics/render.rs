@@ -317,7 +317,10 @@ struct Counts<'a, 'b>(&'b mut MetricEncoder<'a>);
 
 impl Counts<'_, '_> {
     fn add(&mut self, labels: &Labels<'_>, value: u64) -> fmt::Result {
-        ConstCounter::new(value).encode(self.0.encode_family(&labels)?)
+        match labels {
+            [] => self.0.encode_counter::<NoLabelSet, _, u64>(&value, None),
+            _ => ConstCounter::new(value).encode(self.0.encode_family(&labels)?),
+        }
     }
 }
 
@@ -325,7 +328,10 @@ struct Gauges<'a, 'b>(&'b mut MetricEncoder<'a>);
 
 impl Gauges<'_, '_> {
     fn add(&mut self, labels: &Labels<'_>, value: f64) -> fmt::Result {
-        ConstGauge::new(value).encode(self.0.encode_family(&labels)?)
+        match labels {
+            [] => self.0.encode_gauge(&value),
+            _ => ConstGauge::new(value).encode(self.0.encode_family(&labels)?),
+        }
     }
 }
 

@@ -16,7 +16,7 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// Fields with which a peer could claim something about the client.
-const CLAIMS: [HeaderName; 9] = [
+static CLAIMS: [HeaderName; 9] = [
     X_FORWARDED_FOR,
     X_FORWARDED_PROTO,
     X_FORWARDED_HOST,
@@ -123,4 +123,130 @@ fn is_alike(name: &str, claim: &str) -> bool {
 
 fn value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn set_on(lines: &[(&str, &str)], peer: &str, trusted: &[&str]) -> (HeaderMap, IpAddr) {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                HeaderValue::from_str(value).unwrap(),
+            );
+        }
+        let trusted: Vec<IpNet> = trusted.iter().map(|network| network.parse().unwrap()).collect();
+        let client =
+            set(&mut headers, SocketAddr::new(peer.parse().unwrap(), 4711), "http", "a.example", &trusted);
+        (headers, client)
+    }
+
+    #[track_caller]
+    fn check_chain(chain: &[&str], trusted: &[&str], client: &str, expect: &str) {
+        let lines: Vec<(&str, &str)> = chain.iter().map(|line| ("x-forwarded-for", *line)).collect();
+        let (headers, found) = set_on(&lines, "10.0.0.1", trusted);
+        assert_eq!(found, client.parse::<IpAddr>().unwrap());
+        assert_eq!(headers[X_FORWARDED_FOR], expect);
+        assert_eq!(headers.get_all(X_FORWARDED_FOR).iter().count(), 1);
+        assert_eq!(headers[X_REAL_IP], client);
+    }
+
+    #[test]
+    fn stranger_can_claim_nothing() {
+        let claims = [
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "evil"),
+            ("x-real-ip", "1.2.3.4"),
+            ("forwarded", "for=1.2.3.4"),
+            ("x-forwarded-port", "443"),
+            ("X_Forwarded_For", "1.2.3.4"),
+            ("x-forwarded_proto", "https"),
+            ("x-other", "stays"),
+        ];
+        let (headers, client) = set_on(&claims, "192.0.2.7", &["10.0.0.0/8"]);
+        assert_eq!(client, "192.0.2.7".parse::<IpAddr>().unwrap());
+        let mut expect = HeaderMap::new();
+        for (name, value) in [
+            ("x-forwarded-for", "192.0.2.7"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-host", "a.example"),
+            ("x-real-ip", "192.0.2.7"),
+            ("x-other", "stays"),
+        ] {
+            expect.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        assert_eq!(headers, expect);
+    }
+
+    #[test]
+    fn right_most_address_that_is_no_proxy_of_ours_is_the_client() {
+        let trusted = ["10.0.0.0/8", "2001:db8::/32"];
+        check_chain(&[], &trusted, "10.0.0.1", "10.0.0.1");
+        check_chain(&["192.0.2.7"], &trusted, "192.0.2.7", "192.0.2.7, 10.0.0.1");
+        check_chain(
+            &["1.2.3.4, 192.0.2.7, 10.0.0.2"],
+            &trusted,
+            "192.0.2.7",
+            "1.2.3.4, 192.0.2.7, 10.0.0.2, 10.0.0.1",
+        );
+        check_chain(&["1.2.3.4", "192.0.2.7"], &trusted, "192.0.2.7", "1.2.3.4, 192.0.2.7, 10.0.0.1");
+        check_chain(&["10.0.0.3, 10.0.0.2"], &trusted, "10.0.0.3", "10.0.0.3, 10.0.0.2, 10.0.0.1");
+        check_chain(&["192.0.2.7:4711"], &trusted, "192.0.2.7", "192.0.2.7:4711, 10.0.0.1");
+        check_chain(&["[2001:db9::7]:4711"], &trusted, "2001:db9::7", "[2001:db9::7]:4711, 10.0.0.1");
+        check_chain(
+            &["2001:db9::7, 2001:db8::1"],
+            &trusted,
+            "2001:db9::7",
+            "2001:db9::7, 2001:db8::1, 10.0.0.1",
+        );
+    }
+
+    #[test]
+    fn unreadable_chain_ends_where_it_cannot_be_read() {
+        check_chain(&["unknown"], &["10.0.0.0/8"], "10.0.0.1", "10.0.0.1");
+        check_chain(
+            &["1.2.3.4, junk, 10.0.0.2"],
+            &["10.0.0.0/8"],
+            "10.0.0.2",
+            "1.2.3.4, junk, 10.0.0.2, 10.0.0.1",
+        );
+        check_chain(&[""], &["10.0.0.0/8"], "10.0.0.1", "10.0.0.1");
+    }
+
+    #[test]
+    fn trusted_proxy_is_believed_where_it_makes_sense() {
+        let check = |lines: &[(&str, &str)], proto: &str, host: &str| {
+            let (headers, _) = set_on(lines, "::ffff:10.0.0.1", &["10.0.0.0/8"]);
+            assert_eq!(
+                (&headers[X_FORWARDED_PROTO], &headers[X_FORWARDED_HOST]),
+                (&HeaderValue::from_str(proto).unwrap(), &HeaderValue::from_str(host).unwrap())
+            );
+        };
+        check(&[("x-forwarded-proto", "https"), ("x-forwarded-host", "outer")], "https", "outer");
+        check(&[("x-forwarded-proto", "gopher"), ("x-forwarded-host", "")], "http", "a.example");
+        check(&[("x-forwarded-proto", "https"), ("x-forwarded-proto", "http")], "http", "a.example");
+    }
+
+    proptest! {
+        #[test]
+        fn backend_always_learns_one_client(
+            claims in prop::collection::vec((0..CLAIMS.len(), "[ -~]{0,40}"), 0..6), trusts: bool, last: u8,
+        ) {
+            let lines: Vec<(&str, &str)> = claims.iter().map(|(claim, value)| (CLAIMS[*claim].as_str(), value.as_str())).collect();
+            let peer = format!("10.0.0.{last}");
+            let trusted: &[&str] = if trusts { &["10.0.0.0/8"] } else { &[] };
+            let (headers, client) = set_on(&lines, &peer, trusted);
+            prop_assert_eq!(headers.get_all(X_REAL_IP).iter().count(), 1);
+            prop_assert_eq!(headers[X_REAL_IP].to_str().unwrap().parse::<IpAddr>().unwrap(), client);
+            prop_assert_eq!(headers.get_all(X_FORWARDED_PROTO).iter().count(), 1);
+            let chain = headers[X_FORWARDED_FOR].to_str().unwrap();
+            prop_assert!(chain.ends_with(&peer));
+            prop_assert!(trusts || (chain == peer && client.to_string() == peer));
+        }
+    }
 }

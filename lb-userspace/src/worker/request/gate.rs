@@ -6,19 +6,24 @@
 //!
 //! Effectful: reads and writes the socket it wraps.
 
+mod handle;
+
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 
-use super::framing::{Framing, Pause, Phase};
+use super::framing::{Framing, Pause};
 use crate::limits::{DISCARD_BYTES_MAX, HEAD_BYTES_MAX};
 use crate::reason::Reason;
+use handle::{PHASES, Shared};
+
+pub use handle::GateHandle;
 
 /// What hyper is given in place of a head that was refused.
 const SUBSTITUTE: &[u8] = b"GET / HTTP/1.1\r\nhost: invalid\r\nconnection: close\r\n\r\n";
@@ -52,107 +57,6 @@ enum State {
     /// Gives an error.
     Broken,
 }
-
-/// The handler's end of a [`Gate`].
-#[derive(Clone)]
-pub struct GateHandle(Arc<Shared>);
-
-#[derive(Default)]
-struct Shared {
-    said: Mutex<Said>,
-    /// Whether `said.refusal` is set; spares a lock per read.
-    is_refused: AtomicBool,
-    phase: AtomicU8,
-    bytes_read: AtomicU64,
-    bytes_written: AtomicU64,
-}
-
-/// What gate and handler tell each other.
-#[derive(Default)]
-struct Said {
-    /// Requests that the handler has begun.
-    begun: u64,
-    /// Which request of the connection (from 1) broke the rules, and how.
-    violation: Option<(u64, Reason)>,
-    /// Whether the upgrade asked for was granted.
-    upgrade: Option<bool>,
-    /// The handler's wish to refuse the head being awaited.
-    refusal: Option<Reason>,
-    waker: Option<Waker>,
-}
-
-impl Shared {
-    fn said(&self) -> MutexGuard<'_, Said> {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl GateHandle {
-    /// To be called once at the start of every request, in `Service::call` itself and not in the future it returns: hyper
-    /// reads the next head before it polls that. `Some`: the request must be answered with this reason and the connection
-    /// closed; either it is a substitute for one whose head was refused, or its body is known to be broken already.
-    pub fn begin_request(&self) -> Option<Reason> {
-        let mut said = self.0.said();
-        said.begun += 1;
-        said.violation.filter(|(number, _)| *number == said.begun).map(|(_, reason)| reason)
-    }
-
-    /// How the request that was begun last broke the rules, in its head or, since, in its body. Where
-    /// [`GateHandle::begin_request`] is never called: how any request did.
-    pub fn violation(&self) -> Option<Reason> {
-        let said = self.0.said();
-        said.violation
-            .filter(|(number, _)| said.begun == 0 || *number <= said.begun)
-            .map(|(_, reason)| reason)
-    }
-
-    /// The WebSocket was granted: bytes pass unread from now on.
-    pub fn upgrade_accepted(&self) {
-        self.say(|said| said.upgrade = Some(true));
-    }
-
-    /// The WebSocket was not granted: what follows is another request. Harmless where none was asked for.
-    pub fn upgrade_refused(&self) {
-        self.say(|said| said.upgrade = Some(false));
-    }
-
-    /// Refuses the head that is being awaited or has come in part (the client took too long, say): the handler is called once more and
-    /// learns `reason`. Has no effect while a body or an upgrade is in progress.
-    pub fn refuse_head(&self, reason: Reason) {
-        self.say(|said| {
-            said.refusal = Some(reason);
-            self.0.is_refused.store(true, Ordering::Release);
-        });
-    }
-
-    fn say(&self, change: impl FnOnce(&mut Said)) {
-        let mut said = self.0.said();
-        change(&mut said);
-        let waker = said.waker.take();
-        drop(said);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-
-    /// Where the client's byte stream stands, as far as it was read.
-    pub fn phase(&self) -> Phase {
-        PHASES[usize::from(self.0.phase.load(Ordering::Relaxed))]
-    }
-
-    /// Bytes read from the client since the connection began.
-    pub fn bytes_read(&self) -> u64 {
-        self.0.bytes_read.load(Ordering::Relaxed)
-    }
-
-    /// Bytes written to the client since the connection began.
-    pub fn bytes_written(&self) -> u64 {
-        self.0.bytes_written.load(Ordering::Relaxed)
-    }
-}
-
-const PHASES: [Phase; 6] =
-    [Phase::Idle, Phase::Head, Phase::Body, Phase::Upgrade, Phase::Raw, Phase::Refused];
 
 impl<I> Gate<I> {
     /// A gate before a new connection, and the handler's end of it.
@@ -273,6 +177,16 @@ impl<I> Gate<I> {
         if let Some(reason) = reason.filter(|reason| self.framing.refuse_head(*reason)) {
             self.pause(Some(Pause::BadHead(reason)));
         }
+    }
+
+    /// Registers for [`GateHandle::refuse_head`]; whether there is a wish already.
+    fn listen_for_refusal(&self, cx: &Context<'_>) -> bool {
+        let mut said = self.shared.said();
+        match &mut said.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => said.waker = Some(cx.waker().clone()),
+        }
+        said.refusal.is_some()
     }
 
     fn upgrade_decision(&self, cx: &Context<'_>) -> Option<bool> {
@@ -416,18 +330,6 @@ impl<I: Read + Unpin> Read for Gate<I> {
                 Outcome::Held => {}
             }
         }
-    }
-}
-
-impl<I> Gate<I> {
-    /// Registers for [`GateHandle::refuse_head`]; whether there is a wish already.
-    fn listen_for_refusal(&self, cx: &Context<'_>) -> bool {
-        let mut said = self.shared.said();
-        match &mut said.waker {
-            Some(waker) => waker.clone_from(cx.waker()),
-            None => said.waker = Some(cx.waker().clone()),
-        }
-        said.refusal.is_some()
     }
 }
 

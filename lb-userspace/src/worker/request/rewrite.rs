@@ -116,7 +116,7 @@ fn keep_allowed_trailers(headers: &mut HeaderMap) {
     }
 }
 
-const HOP_BY_HOP: [HeaderName; 9] = [
+static HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -173,3 +173,6 @@ pub fn is_forbidden_in_trailers(name: &[u8]) -> bool {
     const NAMES: [&[u8]; 6] = [b"connection", b"upgrade", b"te", b"keep-alive", b"proxy-connection", b"age"];
     is_protected(name) || NAMES.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden))
 }
+
+#[cfg(test)]
+mod tests;

@@ -170,3 +170,140 @@ fn decode_unreserved(path: &str) -> String {
     decoded.push_str(rest);
     decoded
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::model::HeaderChanges;
+
+    fn table(routes: &[(&str, &str, &str)]) -> RouteTable {
+        let route = |(host, path, upstream): &(&str, &str, &str)| Route {
+            listener: "web".into(),
+            host: match host.strip_prefix("*.") {
+                Some(domain) => Some(HostPattern::Below(domain.into())),
+                None if host.is_empty() => None,
+                None => Some(HostPattern::Exact((*host).into())),
+            },
+            path: (*path).into(),
+            upstream: (*upstream).into(),
+            body_bytes_max: None,
+            request_headers: HeaderChanges::default(),
+            response_headers: HeaderChanges::default(),
+        };
+        RouteTable::new(&routes.iter().map(route).collect::<Vec<_>>())
+    }
+
+    #[track_caller]
+    fn check(table: &RouteTable, host: &str, path: &str, expect: Option<&str>) {
+        assert_eq!(table.find("web", host, path).map(|route| &*route.upstream), expect, "{host} {path}");
+    }
+
+    #[test]
+    fn most_specific_host_goes_first() {
+        let table = table(&[
+            ("", "/", "any"),
+            ("*.example.com", "/", "below"),
+            ("*.docs.example.com", "/", "further below"),
+            ("docs.example.com", "/", "exact"),
+        ]);
+        check(&table, "docs.example.com", "/", Some("exact"));
+        check(&table, "DOCS.example.COM.", "/", Some("exact"));
+        check(&table, "docs.example.com:8080", "/", Some("exact"));
+        check(&table, "docs.example.com.:8080", "/", Some("exact"));
+        check(&table, "a.docs.example.com", "/", Some("further below"));
+        check(&table, "a.b.docs.example.com", "/", Some("further below"));
+        check(&table, "www.example.com", "/", Some("below"));
+        check(&table, "example.com", "/", Some("any"));
+        check(&table, "badexample.com", "/", Some("any"));
+        check(&table, "[::1]:80", "/", Some("any"));
+        check(&table, "", "/", Some("any"));
+    }
+
+    #[test]
+    fn longest_path_of_a_host_wins_at_a_segment_boundary() {
+        let table =
+            table(&[("", "/", "root"), ("", "/api", "api"), ("", "/api/v2", "v2"), ("", "/files/", "files")]);
+        check(&table, "h", "/", Some("root"));
+        check(&table, "h", "/api", Some("api"));
+        check(&table, "h", "/api/", Some("api"));
+        check(&table, "h", "/apix", Some("root"));
+        check(&table, "h", "/api/v2/x", Some("v2"));
+        check(&table, "h", "/api/v22", Some("api"));
+        check(&table, "h", "/files/a", Some("files"));
+        check(&table, "h", "/files", Some("root"));
+    }
+
+    #[test]
+    fn host_without_a_matching_path_is_passed_over() {
+        let table = table(&[("a", "/x", "a"), ("*.b", "/y", "b"), ("", "/z", "any")]);
+        check(&table, "a", "/x", Some("a"));
+        check(&table, "a", "/z", Some("any"));
+        check(&table, "c.b", "/z", Some("any"));
+        check(&table, "a", "/y", None);
+        assert!(table.find("other", "a", "/x").is_none());
+    }
+
+    #[test]
+    fn equal_routes_go_by_their_order_in_the_file() {
+        check(&table(&[("", "/a", "first"), ("", "/a", "second")]), "h", "/a", Some("first"));
+    }
+
+    #[test]
+    fn path_in_disguise_takes_the_same_route() {
+        let table = table(&[("", "/", "root"), ("", "/admin", "admin")]);
+        for path in [
+            "/admin",
+            "/admin/x",
+            "//admin",
+            "/x/../admin",
+            "/./admin",
+            "/%61dmin",
+            "/x/%2e%2e/admin",
+            "/x/%2E./admin/",
+            "/../../admin",
+            "/admin/.",
+            "/%2e/admin//x",
+            "/admin/x/..",
+        ] {
+            check(&table, "h", path, Some("admin"));
+        }
+        for path in [
+            "/admin/..",
+            "/admin/../x",
+            "/x%2fadmin",
+            "/admin%2f..",
+            "/%2fadmin",
+            "/.../admin",
+            "/admin%",
+            "/%",
+            "*",
+        ] {
+            let expect = if path == "*" { None } else { Some("root") };
+            check(&table, "h", path, expect);
+        }
+    }
+
+    #[test]
+    fn routing_path_is_what_rfc_3986_makes_of_it() {
+        let check = |path: &str, expect: &str| assert_eq!(routing_path(path), expect, "{path}");
+        check("/a/b/c/./../../g", "/a/g");
+        check("/a/b/", "/a/b/");
+        check("/a//b", "/a/b");
+        check("/a/b/..", "/a/");
+        check("/a%2Fb%3F", "/a%2Fb%3F");
+        check("/%7Euser%2D", "/~user-");
+        check("/..", "/");
+        check("/%25%32%65", "/%252e");
+        check("/.hidden", "/.hidden");
+        check("/caf\u{e9}%e9", "/caf\u{e9}%e9");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn routing_path_never_panics_and_stays_put(path in "(/(\\.|\\.\\.|%2[eEfF]|%|[a-zé]{0,3}|%41)){0,8}") {
+            let once = routing_path(&path).into_owned();
+            proptest::prop_assert!(path.is_empty() || once.starts_with('/'));
+            proptest::prop_assert!(!once.split('/').any(|segment| segment == "." || segment == ".."));
+        }
+    }
+}

@@ -134,3 +134,150 @@ pub fn close_frame(code: u16, reason: &str, mask: Option<[u8; 4]>) -> Vec<u8> {
     frame.extend(payload.zip(mask.into_iter().cycle()).map(|(byte, mask)| byte ^ mask));
     frame
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+    use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
+
+    use super::*;
+
+    /// A frame as another implementation writes it.
+    fn frame(opcode: OpCode, is_final: bool, mask: Option<[u8; 4]>, payload: Vec<u8>) -> Vec<u8> {
+        let mut frame = Frame::message(payload, OpCode::Data(Data::Binary), is_final);
+        frame.header_mut().opcode = opcode;
+        frame.header_mut().mask = mask;
+        let mut bytes = Vec::new();
+        frame.format(&mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn boundaries_are_between_frames_only() {
+        for mask in [None, Some([1, 2, 3, 4])] {
+            for length in [0, 1, 125, 126, 127, 65_535, 65_536] {
+                let bytes = frame(OpCode::Data(Data::Binary), true, mask, vec![7; length]);
+                let mut tracker = FrameTracker::default();
+                assert!(tracker.at_boundary());
+                for &byte in &bytes[..bytes.len() - 1] {
+                    tracker.feed(&[byte]);
+                    assert!(!tracker.at_boundary());
+                }
+                tracker.feed(&bytes[bytes.len() - 1..]);
+                assert!(tracker.at_boundary(), "{length} {mask:?}");
+                assert!(!tracker.closed());
+            }
+        }
+    }
+
+    #[test]
+    fn impossible_length_has_no_boundary_ever_after() {
+        let mut tracker = FrameTracker::default();
+        tracker.feed(&[0x82, 127, 0x80, 0, 0, 0, 0, 0, 0, 0]);
+        tracker.feed(&[0; 1000]);
+        assert!(!tracker.at_boundary());
+    }
+
+    #[test]
+    fn close_frame_is_what_another_implementation_writes() {
+        for (code, reason) in [(1001, ""), (1012, "restart"), (1001, "going away")] {
+            let close = tokio_tungstenite::tungstenite::protocol::CloseFrame {
+                code: CloseCode::from(code),
+                reason: reason.into(),
+            };
+            let mut expect = Vec::new();
+            Frame::close(Some(close)).format(&mut expect).unwrap();
+            assert_eq!(close_frame(code, reason, None), expect);
+            let mask = [9, 8, 7, 6];
+            let masked = close_frame(code, reason, Some(mask));
+            let unmasked: Vec<u8> =
+                masked[6..].iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
+            assert_eq!(unmasked, expect[2..]);
+            let mut tracker = FrameTracker::default();
+            tracker.feed(&masked);
+            assert!(tracker.at_boundary() && tracker.closed());
+        }
+        assert_eq!(close_frame(1001, &"é".repeat(100), None).len(), 2 + 2 + 122);
+    }
+
+    #[test]
+    fn upgrade_is_asked_for_by_both_fields() {
+        let check = |method: Method, version, lines: &[(&'static str, &'static str)], expect: bool| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in lines {
+                headers.append(HeaderName::from_static(name), http::HeaderValue::from_static(value));
+            }
+            assert_eq!(is_upgrade(&method, version, &headers), expect, "{lines:?}");
+        };
+        let good = [("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")];
+        check(Method::GET, Version::HTTP_11, &good, true);
+        check(Method::POST, Version::HTTP_11, &good, false);
+        check(Method::GET, Version::HTTP_10, &good, false);
+        check(Method::GET, Version::HTTP_11, &good[1..], false);
+        check(Method::GET, Version::HTTP_11, &good[..1], false);
+        check(Method::GET, Version::HTTP_11, &[("connection", "upgrade"), ("upgrade", "h2c")], false);
+        check(
+            Method::GET,
+            Version::HTTP_11,
+            &[("connection", "upgrade"), ("upgrade", "h2c"), ("upgrade", "websocket")],
+            true,
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn boundaries_do_not_depend_on_how_bytes_are_cut(
+            frames in prop::collection::vec((0..300_usize, any::<bool>(), any::<Option<[u8; 4]>>(), 0..4_u8), 1..8),
+            sizes in prop::collection::vec(1..50_usize, 1..6),
+        ) {
+            let mut stream = Vec::new();
+            let mut ends = vec![0];
+            for (length, is_final, mask, kind) in frames {
+                let (opcode, length, is_final) = match kind {
+                    0 => (OpCode::Data(Data::Text), length, is_final),
+                    1 => (OpCode::Data(Data::Continue), length, is_final),
+                    2 => (OpCode::Control(Control::Ping), length.min(125), true),
+                    _ => (OpCode::Control(Control::Pong), length.min(125), true),
+                };
+                stream.extend(frame(opcode, is_final, mask, vec![0x88; length]));
+                ends.push(stream.len());
+            }
+            let mut tracker = FrameTracker::default();
+            let (mut at, mut sizes) = (0, sizes.into_iter().cycle());
+            while at < stream.len() {
+                let end = stream.len().min(at + sizes.next().unwrap());
+                tracker.feed(&stream[at..end]);
+                at = end;
+                prop_assert_eq!(tracker.at_boundary(), ends.contains(&at));
+            }
+            prop_assert!(!tracker.closed());
+        }
+
+        /// The gate reads bytes, the handler reads hyper's headers: both must agree on what is an upgrade.
+        #[test]
+        fn gate_and_handler_agree(
+            method in prop::sample::select(vec!["GET", "POST", "get"]), version in prop::sample::select(vec!["1.0", "1.1"]),
+            lines in prop::collection::vec(prop::sample::select(vec![
+                "Connection: upgrade", "connection: keep-alive", "Connection: close ,\tUpGrade", "Connection: upgrade;x", "Upgrade: websocket",
+                "UPGRADE: h2c", "Upgrade: h2c, WebSocket", "Upgrade: websocket/13", "Content-Length: 0", "Upgrade:", "X-Upgrade: websocket",
+            ]), 0..5),
+        ) {
+            use crate::worker::request::framing::{Framing, Pause};
+            let head = format!("{method} / HTTP/{version}\r\nHost: a\r\n{}\r\n", lines.iter().map(|line| format!("{line}\r\n")).collect::<String>());
+            let pause = Framing::new().feed(head.as_bytes()).pause;
+            prop_assume!(!matches!(pause, Some(Pause::BadHead(_))));
+            let mut parsed = [httparse::EMPTY_HEADER; 16];
+            let mut request = httparse::Request::new(&mut parsed);
+            request.parse(head.as_bytes()).unwrap();
+            let mut headers = HeaderMap::new();
+            for header in request.headers.iter() {
+                let name = HeaderName::from_bytes(header.name.as_bytes()).unwrap();
+                headers.append(name, http::HeaderValue::from_bytes(header.value).unwrap());
+            }
+            let version = if version == "1.1" { Version::HTTP_11 } else { Version::HTTP_10 };
+            let asked = is_upgrade(&Method::from_bytes(method.as_bytes()).unwrap(), version, &headers);
+            prop_assert_eq!(asked, pause == Some(Pause::Upgrade));
+        }
+    }
+}

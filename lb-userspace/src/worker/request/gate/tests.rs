@@ -9,6 +9,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::*;
+use crate::worker::request::framing::Phase;
 
 type Socket = TokioIo<DuplexStream>;
 
