@@ -12,6 +12,7 @@ use super::step::Turn;
 use crate::config::model::{Address, Backend as Configured, Model, Probe, Program, Upstream};
 use crate::control::protocol::FailureKind;
 use crate::health::counter::Counter;
+use crate::limits::STARTUP_WITHIN;
 
 impl Turn<'_> {
     pub(super) fn on_apply(&mut self, model: &Arc<Model>, request: Option<u64>) {
@@ -218,9 +219,21 @@ impl Turn<'_> {
             (Phase::Starting { proof: Proof::Readiness, .. } | Phase::Running, Some(_)) => {
                 self.probe_readiness(name);
             }
+            // It counted as started only because its time was up: a connection must prove it now.
+            (Phase::Running, None) if instance.ready_since.is_none() => self.prove_start_again(name),
             (Phase::Running, None) => self.note_ready(name, "no longer probed", "configuration"),
             _ => {}
         }
+    }
+
+    fn prove_start_again(&mut self, name: &Name) {
+        if let Some(backend) = self.backend_of(name) {
+            backend.presence = Presence::Absent;
+        }
+        let until = self.now + STARTUP_WITHIN;
+        let starting = Phase::Starting { proof: Proof::Startup, until };
+        self.enter(name, starting, "readiness is no longer probed", "configuration");
+        self.probe_start(name, Proof::Startup);
     }
 
     /// Replaces the process where the change touches it.

@@ -32,21 +32,38 @@ impl Turn<'_> {
         self.record(&name.to_string(), "replacement queued", &what, actor);
     }
 
-    /// Lets those go whom the budget allows, in order; the frozen first.
+    /// Lets those go whom the budget allows, in order; first those that need only be started (the others may wait for them), then
+    /// the frozen.
     pub(super) fn spend_budget(&mut self) {
-        let mut queue: Vec<(bool, u64, Name)> = self
+        self.queue_outdated();
+        let mut queue: Vec<(bool, bool, u64, Name)> = self
             .state
             .instances
             .values()
             .filter_map(|instance| {
                 let queued = instance.replacement.as_ref()?;
                 let is_liveness = matches!(queued.cause, Cause::Liveness(_));
-                Some((!is_liveness, queued.order, instance.name.clone()))
+                Some((instance.life.is_some(), !is_liveness, queued.order, instance.name.clone()))
             })
             .collect();
         queue.sort();
-        for (_, _, name) in queue {
+        for (_, _, _, name) in queue {
             self.replace_if_allowed(&name);
+        }
+    }
+
+    /// Whatever became of an earlier queueing: a process that is not what the configuration asks for is to be replaced.
+    fn queue_outdated(&mut self) {
+        let outdated: Vec<Name> = self
+            .state
+            .instances
+            .values()
+            .filter(|each| matches!(each.phase, Phase::Starting { .. } | Phase::Running))
+            .filter(|each| each.goal == Goal::Up && each.replacement.is_none() && each.is_outdated())
+            .map(|each| each.name.clone())
+            .collect();
+        for name in outdated {
+            self.queue_replacement(&name, Cause::Configuration, "configuration");
         }
     }
 
@@ -161,16 +178,16 @@ impl Turn<'_> {
             .any(|each| each.name != *name && each.in_replacement && !each.is_given_up(cause))
     }
 
-    /// How many backends the upstream has, for whether its minimum can be kept at all. For a restart those do not count
-    /// that cannot come back by themselves; for reload and scale-down they do, so that old ones stay when new ones fail.
+    /// How many backends the upstream has, for whether its minimum can be kept at all. Those that an operator has stopped do not count;
+    /// those that have failed for good do, so that old ones stay when new ones fail. Only for a frozen one neither these nor drained
+    /// ones count: nothing would ever be better by waiting for them.
     fn backends_at_all(&self, upstream: &str, cause: &Cause) -> usize {
-        let by_itself = matches!(cause, Cause::Liveness(_) | Cause::Operator(_));
         self.backends_of(upstream)
             .filter(|backend| {
                 let instance = backend.supervised.as_ref().and_then(|name| self.state.instances.get(name));
                 let wanted = instance.is_none_or(|each| each.goal == Goal::Up);
                 let given_up = backend.drained || instance.is_some_and(Instance::is_at_rest);
-                wanted && !(by_itself && given_up)
+                wanted && !(given_up && matches!(cause, Cause::Liveness(_)))
             })
             .count()
     }

@@ -196,6 +196,10 @@ impl Turn<'_> {
     /// The proof of its start was given.
     pub(super) fn started(&mut self, name: &Name, cause: &str, actor: &str) {
         self.stop_probe(name, ProbeRole::Startup);
+        let starts = |each: &Instance| matches!(each.phase, Phase::Starting { .. });
+        if !self.state.instances.get(name).is_some_and(starts) {
+            return;
+        }
         self.enter(name, Phase::Running, cause, actor);
         if let Some(backend) = self.backend_of(name) {
             backend.presence = Presence::Started;
@@ -264,7 +268,8 @@ impl Instance {
         self.ready_since = None;
         self.failed_start = false;
         self.counts_as_restart = false;
-        self.replacement = None;
+        // A new life is what was queued for, unless this one is to be its last.
+        self.replacement.take_if(|queued| queued.cause != Cause::Retire);
         self.liveness = None;
         self.last_probe_error = None;
         self.address.clone().filter(|_| kept)

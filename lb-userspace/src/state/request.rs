@@ -140,7 +140,11 @@ impl Turn<'_> {
         let Some(name) = request.names().find(is_open).or_else(|| request.names().next()) else {
             return "no progress".to_owned();
         };
-        let reason = self.state.instances.get(name).map_or("gone", |instance| &instance.reason);
+        let reason = match self.state.instances.get(name) {
+            Some(instance) if instance.replacement.is_some() => "waits until its upstream can spare it",
+            Some(instance) => &instance.reason,
+            None => "gone",
+        };
         format!("{name}: no progress: {reason}")
     }
 

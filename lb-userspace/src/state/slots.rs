@@ -40,6 +40,12 @@ impl Slots {
         self.releasing.insert(slot, Release { without: None, until });
     }
 
+    /// Rows that are not free.
+    #[cfg(test)]
+    pub fn in_use(&self) -> usize {
+        self.used.len()
+    }
+
     /// Whether the row is on its way out with requests active.
     pub fn is_draining(&self, slot: Slot) -> bool {
         self.releasing.get(&slot).is_some_and(|release| release.until.is_some())

@@ -74,6 +74,8 @@ impl Turn<'_> {
         }
         self.enter(name, Phase::Running, cause, actor);
         self.write_row(slot, cause, actor);
+        // A configuration that came meanwhile may have changed what is asked.
+        self.probe_running(name);
     }
 
     /// Nothing is active on the row any more.
@@ -128,14 +130,17 @@ impl Turn<'_> {
 
     /// Ends its whole cgroup; again and again until it is gone.
     pub(super) fn kill(&mut self, name: &Name) {
-        let Some(instance) = self.state.instances.get(name) else { return };
+        let Some(instance) = self.state.instances.get_mut(name) else { return };
         let Some(id) = instance.life else { return };
-        let cause = instance.reason.clone();
-        if !matches!(instance.phase, Phase::Killed { .. }) {
-            self.record(&name.to_string(), "process killed", "did not end after its stop signal", "master");
-        }
         self.effects.push(Effect::Kill { instance: id });
         let again_at = self.now + KILL_AGAIN_EVERY;
+        if matches!(instance.phase, Phase::Killed { .. }) {
+            // No progress: whoever waits for it is told so in time.
+            instance.phase = Phase::Killed { again_at };
+            return;
+        }
+        let cause = instance.reason.clone();
+        self.record(&name.to_string(), "process killed", &cause, "master");
         self.enter(name, Phase::Killed { again_at }, &cause, "master");
     }
 }

@@ -1,1 +1,0 @@
-//! A seeded world around `step`.
