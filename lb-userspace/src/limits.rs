@@ -100,3 +100,7 @@ pub const TUNNEL_BUFFER_BYTES_MIN: usize = 4 * 1024;
 pub const TUNNEL_BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of a snapshot or a status report from the master.
 pub const SNAPSHOT_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Addresses on which one node listens for clients; each has a socket per worker thread.
+pub const LISTEN_ADDRESSES_MAX: usize = 256;
+/// Names that one hint of a configuration report lists.
+pub const CONFIG_NAMES_LISTED_MAX: usize = 20;

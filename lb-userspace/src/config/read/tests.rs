@@ -72,6 +72,17 @@ fn every_mistake_is_reported_at_once() {
 }
 
 #[test]
+fn more_than_a_node_holds_is_refused() {
+    let program = |index: usize| format!("[program.p{index}]\ncommand = \"/bin/true\"\ninstances = 256\n");
+    let text: String = (0..17).map(program).collect();
+    let entries = load(&text).unwrap_err().entries();
+    assert_eq!(
+        entries[0].message,
+        "the configuration has 4352 instances of programs, and one node holds 4096"
+    );
+}
+
+#[test]
 fn a_valid_model_survives_its_journey_to_a_worker() {
     let model = load(EXAMPLE).unwrap().model;
     let text = serde_json::to_string(&model).unwrap();

@@ -2,12 +2,15 @@
 
 use std::net::SocketAddr;
 
+use lb_common::limits::INSTANCES_MAX;
+
 use super::context::Context;
 use super::{every, named};
 use crate::config::defaults;
 use crate::config::model::ProgramAddress;
 use crate::config::read::Parsed;
 use crate::config::report::{Place, Problem};
+use crate::limits::LISTEN_ADDRESSES_MAX;
 
 /// Somebody who listens on `count` ports from that of `address` on.
 struct Claim {
@@ -24,6 +27,10 @@ pub fn check(files: &[Parsed], context: &mut Context<'_>) {
     claims.extend(metrics_claim(files));
     claims.extend(program_claims(files));
     check_default_metrics(files, &claims, context);
+    // More than that is refused by `amount`, and every pair is looked at here.
+    if claims.len() > LISTEN_ADDRESSES_MAX + INSTANCES_MAX as usize {
+        return;
+    }
     for (index, claim) in claims.iter().enumerate() {
         if let Some((port, first)) =
             claims[..index].iter().find_map(|other| Some((shared_port(claim, other)?, other)))

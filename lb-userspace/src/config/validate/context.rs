@@ -9,6 +9,7 @@ use crate::config::read::Parsed;
 use crate::config::reading::{Field, FromText, Located, nearest};
 use crate::config::report::{Place, Problem, Severity, quote};
 use crate::config::system::System;
+use crate::limits::CONFIG_NAMES_LISTED_MAX;
 
 /// What all checks share.
 pub struct Context<'a> {
@@ -71,7 +72,8 @@ impl<'a> Context<'a> {
     /// Records that `name` is not one of `known`.
     pub fn unknown_reference(&mut self, owner: &str, kind: &str, name: &str, place: Place, known: &[&str]) {
         let message = format!("{owner}: there is no {kind} {}", quote(name));
-        let all = known.join(", ");
+        let listed = known.iter().take(CONFIG_NAMES_LISTED_MAX).copied().collect::<Vec<_>>().join(", ");
+        let all = if known.len() > CONFIG_NAMES_LISTED_MAX { format!("{listed}, …") } else { listed };
         let hint = match (nearest(name, known), known.is_empty()) {
             (Some(near), _) => format!("did you mean \"{near}\"? The {kind}s are {all}"),
             (None, false) => format!("the {kind}s are {all}"),

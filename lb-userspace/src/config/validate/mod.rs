@@ -3,6 +3,7 @@
 //! Where a value is missing or wrong its default stands in, so that the checks after it find their own mistakes.
 
 mod address;
+mod amount;
 mod context;
 mod header;
 mod program;
@@ -39,6 +40,7 @@ pub fn validate(files: &[Parsed], system: &dyn System, problems: &mut Vec<Proble
     };
     reference::check(files, &model, &mut context);
     address::check(files, &mut context);
+    amount::check(&model, &mut context);
     model
 }
 

@@ -18,8 +18,10 @@ struct Edge<'a> {
 /// Checks what sections say about each other.
 pub fn check(files: &[Parsed], model: &Model, context: &mut Context<'_>) {
     let edges = edges(files);
-    let known: Vec<&str> = named(files, |file| &file.program).map(|(name, _)| name.value.as_str()).collect();
-    for edge in edges.iter().filter(|edge| !known.contains(&edge.to)) {
+    let mut known: Vec<&str> =
+        named(files, |file| &file.program).map(|(name, _)| name.value.as_str()).collect();
+    known.sort_unstable();
+    for edge in edges.iter().filter(|edge| known.binary_search(&edge.to).is_err()) {
         let owner = format!("program \"{}\": depends_on", edge.from);
         context.unknown_reference(&owner, "program", edge.to, edge.place, &known);
     }

@@ -15,7 +15,7 @@ pub fn routes(files: &[Parsed], context: &mut Context<'_>) -> Vec<Route> {
     every(files, |file| &file.route).map(|section| route(&section.value, &known, context)).collect()
 }
 
-/// The names that routes may refer to.
+/// The names that routes may refer to, sorted.
 struct Known<'a> {
     listeners: Vec<&'a str>,
     upstreams: Vec<&'a str>,
@@ -31,18 +31,20 @@ impl<'a> Known<'a> {
         let mut upstreams: Vec<&str> = sections.chain(of_programs).collect();
         upstreams.sort_unstable();
         upstreams.dedup();
-        Self { listeners: listeners.map(|name| name.0.as_str()).collect(), upstreams }
+        let mut listeners: Vec<&str> = listeners.map(|name| name.0.as_str()).collect();
+        listeners.sort_unstable();
+        Self { listeners, upstreams }
     }
 }
 
 fn route(section: &file::Route, known: &Known<'_>, context: &mut Context<'_>) -> Route {
     if let Some(listener) =
-        section.listener.located().filter(|name| !known.listeners.contains(&name.value.as_str()))
+        section.listener.located().filter(|name| known.listeners.binary_search(&name.value.as_str()).is_err())
     {
         context.unknown_reference("route", "listener", &listener.value, listener.place, &known.listeners);
     }
     if let Some(upstream) =
-        section.upstream.located().filter(|name| !known.upstreams.contains(&name.value.as_str()))
+        section.upstream.located().filter(|name| known.upstreams.binary_search(&name.value.as_str()).is_err())
     {
         context.unknown_reference("route", "upstream", &upstream.value, upstream.place, &known.upstreams);
     }

@@ -1,16 +1,21 @@
 //! TOML values into typed fields, with every mistake recorded instead of the first one returned.
 //!
-//! serde stops at the first error, so this walks the parsed tree itself. [`section!`] makes a section's struct, its
+//! serde stops at the first error, so this walks the parsed tree itself. `section!` makes a section's struct, its
 //! reader, the list of its keys and its JSON Schema from one list of fields.
 
-use std::borrow::Cow;
+mod section;
+mod value;
+
 use std::ops::Range;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::{Schema, SchemaGenerator, json_schema};
 use toml::Spanned;
-use toml::de::{DeString, DeTable, DeValue};
+use toml::de::{DeString, DeValue};
 
 use super::report::{Place, Problem, quote};
+pub use section::{Key, Root, section_schema};
+pub(crate) use section::{choice, section};
+pub use value::{Whole, integer, table};
 
 /// Reads one file.
 #[derive(Debug)]
@@ -80,10 +85,6 @@ pub trait FromText: Sized {
     }
 }
 
-/// An integer between two bounds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Whole<const MIN: u32, const MAX: u32>(pub u32);
-
 impl Refusal {
     /// All three parts.
     pub fn new(message: impl Into<String>, label: impl Into<String>, hint: impl Into<String>) -> Self {
@@ -115,12 +116,6 @@ impl<T: Clone> Field<T> {
     /// The value, or `default`.
     pub fn or(&self, default: impl Into<T>) -> T {
         self.get().cloned().unwrap_or_else(|| default.into())
-    }
-}
-
-impl<const MIN: u32, const MAX: u32> From<u32> for Whole<MIN, MAX> {
-    fn from(number: u32) -> Self {
-        Self(number)
     }
 }
 
@@ -248,12 +243,6 @@ pub fn type_name(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// An integer; `None` where it does not fit.
-pub fn integer(value: &DeValue<'_>) -> Option<i64> {
-    let DeValue::Integer(integer) = value else { return None };
-    i64::from_str_radix(integer.as_str(), integer.radix()).ok()
-}
-
 impl<T: FromText> FromToml for T {
     fn from_toml(value: &DeValue<'_>, place: Place, reading: &mut Reading<'_>) -> Option<Self> {
         let DeValue::String(text) = value else {
@@ -268,209 +257,6 @@ impl<T: FromText> FromToml for T {
     }
 }
 
-impl FromToml for bool {
-    fn from_toml(value: &DeValue<'_>, place: Place, reading: &mut Reading<'_>) -> Option<Self> {
-        let DeValue::Boolean(boolean) = value else {
-            reading.wrong_type(value, place, "true or false", "true or false, without quotes");
-            return None;
-        };
-        Some(*boolean)
-    }
-
-    fn schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "boolean" })
-    }
-}
-
-impl<const MIN: u32, const MAX: u32> FromToml for Whole<MIN, MAX> {
-    fn from_toml(value: &DeValue<'_>, place: Place, reading: &mut Reading<'_>) -> Option<Self> {
-        let DeValue::Integer(written) = value else {
-            reading.wrong_type(value, place, "an integer", &format!("{}, without quotes", MIN.max(1)));
-            return None;
-        };
-        match integer(value).and_then(|number| u32::try_from(number).ok()) {
-            Some(number) if (MIN..=MAX).contains(&number) => Some(Self(number)),
-            _ => {
-                let message = format!("{written} is out of range");
-                let hint = format!("a number from {MIN} to {MAX} is allowed here");
-                reading.refuse(place, Refusal::new(message, format!("not in {MIN}–{MAX}"), hint));
-                None
-            }
-        }
-    }
-
-    fn schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "integer", "minimum": MIN, "maximum": MAX })
-    }
-}
-
-impl<T: FromToml> FromToml for Vec<Located<T>> {
-    fn from_toml(value: &DeValue<'_>, place: Place, reading: &mut Reading<'_>) -> Option<Self> {
-        let DeValue::Array(array) = value else {
-            let example = match value {
-                DeValue::String(text) => format!("[{}]", quote(text)),
-                DeValue::Table(_) => "a section in double brackets: [[…]]".to_owned(),
-                _ => "[ … ]".to_owned(),
-            };
-            reading.wrong_type(value, place, "an array", &example);
-            return None;
-        };
-        let elements = array.iter().enumerate();
-        Some(elements.filter_map(|(index, value)| reading.below(format!("[{index}]"), value)).collect())
-    }
-
-    fn schema(generator: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "array", "items": T::schema(generator) })
-    }
-}
-
-impl<T: FromToml> FromToml for Names<T> {
-    fn from_toml(value: &DeValue<'_>, place: Place, reading: &mut Reading<'_>) -> Option<Self> {
-        let table = table(value, place, reading)?;
-        let mut names = Vec::with_capacity(table.len());
-        for (key, value) in table {
-            let name = Located { value: key.get_ref().to_string(), place: reading.place(key.span()) };
-            let read = reading.below(name.value.clone(), value);
-            names.push((name, read));
-        }
-        names.sort_by_key(|(name, _)| name.place);
-        Some(names)
-    }
-
-    fn schema(generator: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "object", "additionalProperties": T::schema(generator) })
-    }
-}
-
-/// The table that `value` is.
-pub fn table<'t, 'i>(
-    value: &'t DeValue<'i>,
-    place: Place,
-    reading: &mut Reading<'_>,
-) -> Option<&'t DeTable<'i>> {
-    let DeValue::Table(table) = value else {
-        reading.wrong_type(value, place, "a table", "a section or { key = value }");
-        return None;
-    };
-    Some(table)
-}
-
-/// What [`section!`] knows of one key.
-#[derive(Debug)]
-pub struct Key {
-    /// As written.
-    pub name: &'static str,
-    /// Whether it must be there.
-    pub required: bool,
-    /// Its documentation.
-    pub about: &'static str,
-}
-
-/// The JSON Schema of a section.
-pub fn section_schema(about: &str, keys: Vec<(Key, Schema, Option<serde_json::Value>)>) -> Schema {
-    let required: Vec<&str> =
-        keys.iter().filter(|(key, ..)| key.required).map(|(key, ..)| key.name).collect();
-    let mut properties = serde_json::Map::new();
-    for (key, mut schema, default) in keys.iter().map(|(key, schema, default)| (key, schema.clone(), default))
-    {
-        schema.insert("description".to_owned(), key.about.trim().into());
-        if let Some(default) = default {
-            schema.insert("default".to_owned(), default.clone());
-        }
-        properties.insert(key.name.to_owned(), schema.to_value());
-    }
-    let mut schema = json_schema!({
-        "type": "object",
-        "description": about.trim(),
-        "properties": properties,
-        "additionalProperties": false,
-    });
-    if !required.is_empty() {
-        schema.insert("required".to_owned(), required.into());
-    }
-    schema
-}
-
-/// A section: `must` keys are required, `may` keys are not, `later` keys are not implemented yet.
-macro_rules! section {
-    (
-        $(#[doc = $about:literal])+
-        pub struct $Name:ident {
-            $( $(#[doc = $key_about:literal])+ $need:ident $key:ident: $Type:ty $(= $default:expr)?, )*
-        }
-        $( later $later:ident: $meanwhile:literal; )*
-    ) => {
-        $(#[doc = $about])+
-        #[derive(Clone, Debug)]
-        pub struct $Name {
-            $( $(#[doc = $key_about])+ pub $key: $crate::config::reading::Field<$Type>, )*
-        }
-
-        impl $crate::config::reading::FromToml for $Name {
-            fn from_toml(
-                value: &toml::de::DeValue<'_>,
-                place: $crate::config::report::Place,
-                reading: &mut $crate::config::reading::Reading<'_>,
-            ) -> Option<Self> {
-                use $crate::config::reading::Field;
-                const KEYS: &[&str] = &[$(stringify!($key)),*];
-                let mut section = Self { $($key: Field::Absent),* };
-                for (key, value) in $crate::config::reading::table(value, place, reading)? {
-                    match key.get_ref().as_ref() {
-                        $( stringify!($key) => section.$key = reading.field(stringify!($key), value), )*
-                        $( stringify!($later) => reading.not_yet_key(key, $meanwhile), )*
-                        _ => reading.unknown_key(key, KEYS),
-                    }
-                }
-                $( if section!(@required $need) && section.$key.is_absent() {
-                    section.$key = reading.missing_key(place, stringify!($key), concat!($($key_about),+).trim());
-                } )*
-                Some(section)
-            }
-
-            fn schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-                use $crate::config::reading::{Key, section_schema};
-                section_schema(concat!($($about),+), vec![$((
-                    Key {
-                        name: stringify!($key),
-                        required: section!(@required $need),
-                        about: concat!($($key_about),+),
-                    },
-                    <$Type as $crate::config::reading::FromToml>::schema(generator),
-                    section!(@default $($default)?),
-                )),*])
-            }
-        }
-    };
-    (@required must) => { true };
-    (@required may) => { false };
-    (@default) => { None };
-    (@default $default:expr) => { Some(serde_json::json!($default)) };
-}
-pub(crate) use section;
-
-/// A choice of words: `later` words are not implemented yet.
-macro_rules! choice {
-    ($Type:ty, $expected:literal { $($word:literal => $value:expr),+ $(,)? } $(later { $($later:literal: $meanwhile:literal),+ $(,)? })?) => {
-        impl $crate::config::reading::FromText for $Type {
-            const EXPECTED: &'static str = $expected;
-            const EXAMPLE: &'static str = choice!(@first $($word)+);
-            fn from_text(text: &str) -> Result<Self, $crate::config::reading::Refusal> {
-                match text {
-                    $( $word => Ok($value), )+
-                    $( $( $later => Err($crate::config::reading::not_yet(text, $meanwhile)), )+ )?
-                    _ => Err($crate::config::reading::unknown_word(text, $expected, &[$($word),+])),
-                }
-            }
-            fn text_schema() -> schemars::Schema {
-                schemars::json_schema!({ "type": "string", "enum": [$($word),+] })
-            }
-        }
-    };
-    (@first $word:literal $($rest:literal)*) => { $word };
-}
-pub(crate) use choice;
-
 /// The refusal of a word that is not one of `known`.
 pub fn unknown_word(text: &str, expected: &str, known: &[&str]) -> Refusal {
     let all = known.join(", ");
@@ -479,18 +265,4 @@ pub fn unknown_word(text: &str, expected: &str, known: &[&str]) -> Refusal {
         None => format!("allowed are {all}"),
     };
     Refusal::new(format!("{} is not {expected}", quote(text)), "not one of the allowed words", hint)
-}
-
-/// Makes schemars' generator take a section as the root.
-#[derive(Debug)]
-pub struct Root<T>(std::marker::PhantomData<T>);
-
-impl<T: FromToml> JsonSchema for Root<T> {
-    fn schema_name() -> Cow<'static, str> {
-        "lbctl configuration".into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        T::schema(generator)
-    }
 }
