@@ -33,6 +33,9 @@ use crate::time::Time;
 /// `nobody` and its group, the same on every Linux system: the kernel's own overflow ids.
 const NOBODY: u32 = 65_534;
 
+/// Nice value of the master. It hardly runs, but when it does an instance has died, and clients wait.
+const PRIORITY: i32 = -10;
+
 /// Everything that the loop holds.
 pub struct Master<'a> {
     /// Where configurations come from.
@@ -145,10 +148,13 @@ impl Inherited {
         {
             log::warn!("open files stay at {soft}: the limit could not be raised to {hard}");
         }
+        let priority = rustix::process::getpriority_process(None).unwrap_or(0);
+        // Not allowed without root: the start of a dead instance's successor then waits its turn on a busy machine.
+        let _ = rustix::process::setpriority_process(None, priority.min(PRIORITY));
         let kept = ["PATH", "LANG", "LC_ALL", "TZ"].into_iter();
         let kept = kept.filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)));
         Self {
-            surroundings: Surroundings { kept: kept.collect(), open_files: (soft, hard) },
+            surroundings: Surroundings { kept: kept.collect(), open_files: (soft, hard), priority },
             open_files_max: hard,
         }
     }
@@ -177,6 +183,7 @@ impl<'a> Master<'a> {
             identity: worker_identity(&model),
             threads: model.node.worker_threads,
             open_files: inherited.open_files_max,
+            priority: inherited.surroundings.priority,
             environment: worker_environment(),
         };
         let seed = fastrand::u64(..);

@@ -119,7 +119,9 @@ impl RunDir {
                 ended.push(format!("cgroup {}", product.display()));
             }
         }
-        for process in &record.processes {
+        // A cgroup held them all.
+        let loose = record.processes.iter().filter(|_| record.cgroup.is_none());
+        for process in loose {
             if process.end().await.with_context(|| format!("end {} pid {}", process.name, process.pid))? {
                 ended.push(format!("{} pid {}", process.name, process.pid));
             }

@@ -10,7 +10,7 @@ use lb_common::exit::{Notice, NoticeKind};
 
 use super::inbox::Input;
 use super::node::{Dirty, Master, Phase};
-use super::run_dir::{Record, RecordedProcess};
+use super::run_dir::Record;
 use crate::control::protocol::{Answer, FailureKind};
 use crate::link::FromWorker;
 use crate::state::event::{Event, InstanceId};
@@ -184,9 +184,8 @@ impl Master<'_> {
     }
 
     fn record_processes(&mut self) -> std::io::Result<()> {
-        let programs = self.programs.all().map(|(_, running)| (running.name.clone(), running.process.pid));
-        let workers = self.workers.pids().map(|(generation, pid)| (format!("worker.{generation}"), pid));
-        let processes = programs.chain(workers).filter_map(|(name, pid)| RecordedProcess::of(&name, pid));
+        let programs = self.programs.all().map(|(_, running)| running.process.recorded(&running.name));
+        let processes = programs.chain(self.workers.recorded()).flatten();
         let record = Record {
             master_pid: std::process::id(),
             cgroup: self.cgroups.product().map(std::path::Path::to_path_buf),

@@ -44,6 +44,8 @@ pub struct Spec {
     /// Keep the output pipes readable in the program itself, so that it outlives the one who reads them (programs). Without,
     /// writing fails when nobody reads any more (our own workers, which must not wait for a reader).
     pub outlives_reader: bool,
+    /// Its nice value: the master's own is not for everybody.
+    pub priority: i32,
     /// Descriptors that came with this packet, to be left open as 3, 4, ….
     pub passed: usize,
 }
@@ -107,6 +109,8 @@ fn become_program(spec: &Spec, passed: Vec<OwnedFd>) -> Result<Infallible, Failu
     let (soft, hard) = spec.open_files;
     rustix::process::setrlimit(Resource::Nofile, Rlimit { current: Some(soft), maximum: Some(hard) })
         .or_fail(|| format!("set open_files to {hard}"))?;
+    // Lowering a priority is always allowed; where it stays as it was nothing is lost.
+    let _ = rustix::process::setpriority_process(None, spec.priority);
     if let Some(identity) = &spec.identity {
         identity.assume().or_fail(|| format!("switch to uid {} gid {}", identity.uid, identity.gid))?;
     }

@@ -6,14 +6,15 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 use super::cgroup::Leaf;
 use super::fork::Released;
+use crate::master::run_dir::RecordedProcess;
 use crate::master::watched::watched;
 use crate::state::event::Ending;
 
@@ -31,12 +32,18 @@ pub struct Process {
     pidfd: OwnedFd,
     leaf: Option<Leaf>,
     reaped: AtomicBool,
+    recorded: OnceLock<Option<RecordedProcess>>,
 }
 
 impl Process {
     /// A process just forked, in this leaf.
     pub fn new(pid: u32, pidfd: OwnedFd, leaf: Option<Leaf>) -> Arc<Self> {
-        Arc::new(Self { pid, pidfd, leaf, reaped: AtomicBool::new(false) })
+        Arc::new(Self { pid, pidfd, leaf, reaped: AtomicBool::new(false), recorded: OnceLock::new() })
+    }
+
+    /// What the run folder's record says of it; `None` where it ended before it was asked for.
+    pub fn recorded(&self, name: &str) -> Option<RecordedProcess> {
+        self.recorded.get_or_init(|| RecordedProcess::of(name, self.pid)).clone()
     }
 
     /// Its cgroup.

@@ -15,6 +15,8 @@ pub struct Surroundings {
     pub kept: BTreeMap<String, String>,
     /// RLIMIT_NOFILE, soft and hard, before the master raised its own.
     pub open_files: (u64, u64),
+    /// Nice value, before the master raised its own priority.
+    pub priority: i32,
 }
 
 /// The orders for instance `index` that listens on `address`.
@@ -45,6 +47,7 @@ pub fn spec(program: &Program, index: u32, address: Option<&Address>, surroundin
         open_files: program.limits.open_files.map_or(surroundings.open_files, |files| (files, files)),
         no_new_privileges: false,
         outlives_reader: true,
+        priority: surroundings.priority,
         passed: 0,
     }
 }

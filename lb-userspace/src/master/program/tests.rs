@@ -75,7 +75,7 @@ impl House {
 
     fn with(run_dir: tempfile::TempDir, cgroups: Cgroups) -> Self {
         let (sender, inbox) = mpsc::channel(64);
-        let surroundings = Surroundings { kept: BTreeMap::new(), open_files: (512, 1024) };
+        let surroundings = Surroundings { kept: BTreeMap::new(), open_files: (512, 1024), priority: 0 };
         let programs = Programs::new(test_shim(), surroundings, 1, sender).unwrap();
         Self { programs, cgroups, inbox, _run_dir: run_dir }
     }

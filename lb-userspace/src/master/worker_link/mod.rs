@@ -19,6 +19,7 @@ use super::program::cgroup::Cgroups;
 use super::program::exec_shim::{Identity, Spec};
 use super::program::fork::Shim;
 use super::program::life::{Process, describe};
+use super::run_dir::RecordedProcess;
 use super::watched::watched;
 use crate::control::protocol::WorkerStatus;
 use crate::link::{Attachment, ToWorker};
@@ -54,6 +55,8 @@ pub struct Setting {
     pub threads: usize,
     /// Its RLIMIT_NOFILE.
     pub open_files: u64,
+    /// Its nice value.
+    pub priority: i32,
     /// Its environment.
     pub environment: Vec<(String, String)>,
 }
@@ -134,6 +137,7 @@ impl Workers {
             open_files: (self.setting.open_files, self.setting.open_files),
             no_new_privileges: true,
             outlives_reader: false,
+            priority: self.setting.priority,
             passed: 1,
         };
         let released = forked.waiting.release(&spec, &[link.as_fd()]).map_err(|error| {
@@ -268,9 +272,9 @@ impl Workers {
         self.living.iter().map(status).collect()
     }
 
-    /// Their pids, with their generations.
-    pub fn pids(&self) -> impl Iterator<Item = (u64, u32)> {
-        self.living.iter().map(|worker| (worker.generation, worker.process.pid))
+    /// What the run folder's record says of them.
+    pub fn recorded(&self) -> impl Iterator<Item = Option<RecordedProcess>> {
+        self.living.iter().map(|worker| worker.process.recorded(&format!("worker.{}", worker.generation)))
     }
 }
 
