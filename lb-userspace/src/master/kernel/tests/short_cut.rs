@@ -22,6 +22,9 @@ struct Seat(PrivateCgroup);
 impl Drop for Seat {
     fn drop(&mut self) {
         self.0.leave().unwrap();
+        // Joined threads are still members for a moment, and a cgroup with members cannot be removed.
+        let events = self.0.folder().join("cgroup.events");
+        wait_for("threads to leave", || std::fs::read_to_string(&events).unwrap().contains("populated 0"));
     }
 }
 
