@@ -98,6 +98,8 @@ pub const RESPONSE_PEEK_BYTES_MAX: u64 = 16 * 1024;
 pub const TUNNEL_BUFFER_BYTES_MIN: usize = 4 * 1024;
 /// Bytes that each direction of a busy tunnel buffers.
 pub const TUNNEL_BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// Connections to `/metrics` at one time.
+pub const METRICS_CONNECTIONS_MAX: usize = 64;
 /// Bytes of a snapshot or a status report from the master.
 pub const SNAPSHOT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Addresses on which one node listens for clients; each has a socket per worker thread.

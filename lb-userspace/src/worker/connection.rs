@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::metered::{Metered, Meters, Stream};
+use super::metrics::ThreadMetrics;
 use super::request::framing::Phase as GatePhase;
 use super::request::gate::{Gate, GateHandle};
 use super::request::handle::handle;
@@ -56,6 +57,7 @@ pub struct Client {
     stall: Cell<Option<(u64, Instant)>>,
     closing: Cell<bool>,
     waker: RefCell<Option<Waker>>,
+    counted: Cell<(u64, u64)>,
 }
 
 #[derive(Clone, Copy)]
@@ -102,6 +104,14 @@ impl Client {
             self.waiting.set(Waiting::Refused(Instant::now()));
             self.gate.refuse_head(Reason::ClientTimeout);
         }
+    }
+
+    /// Adds the bytes that moved since the last time.
+    pub fn count_bytes(&self, metrics: &ThreadMetrics) {
+        let (read, written) = (self.meters.read.get(), self.meters.written.get());
+        let (read_before, written_before) = self.counted.replace((read, written));
+        metrics.bytes_received.add(read - read_before);
+        metrics.bytes_sent.add(written - written_before);
     }
 
     fn stalled_since(&self) -> Instant {
@@ -162,6 +172,7 @@ struct Entry {
 impl Entry {
     fn new(thread: &Rc<Thread>, client: &Rc<Client>) -> Self {
         thread.shared.connections.fetch_add(1, Ordering::Relaxed);
+        thread.metrics.connections_accepted.add(1);
         let number = thread.connections.next.get();
         thread.connections.next.set(number + 1);
         thread.connections.open.borrow_mut().insert(number, client.clone());
@@ -172,7 +183,11 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         self.thread.shared.connections.fetch_sub(1, Ordering::Relaxed);
-        self.thread.connections.open.borrow_mut().remove(&self.number);
+        let metrics = &self.thread.metrics;
+        metrics.connections_closed.add(1);
+        if let Some(client) = self.thread.connections.open.borrow_mut().remove(&self.number) {
+            client.count_bytes(metrics);
+        }
         self.thread.connections.closed.notify_waiters();
     }
 }
@@ -186,6 +201,7 @@ pub fn start(
     overloaded: bool,
 ) {
     if overloaded {
+        thread.metrics.connections_refused.add(1);
         let _ = stream.try_write(OVERLOADED);
         return;
     }
@@ -204,6 +220,7 @@ pub fn start(
         stall: Cell::new(None),
         closing: Cell::new(thread.draining.get().is_some()),
         waker: RefCell::new(None),
+        counted: Cell::new((0, 0)),
     });
     let entry = Entry::new(thread, &client);
     tokio::task::spawn_local(serve(entry, client, gate));

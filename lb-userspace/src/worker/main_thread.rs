@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -14,10 +14,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::log_queue::LogQueue;
 use super::master_link::{MasterLink, Packet};
+use super::metrics::ThreadMetrics;
+use super::metrics_listener::MetricsListener;
 use super::served::Served;
 use super::shared::{REPORTS_QUEUED_MAX, Shared};
-use super::thread::{self, Command, Notice};
+use super::thread::{self, Command, Notice, Notices};
+use crate::control::protocol::StatusReport;
 use crate::limits::SNAPSHOT_BYTES_MAX;
 use crate::link::{Attachment, FromWorker, ToWorker};
 use crate::snapshot::Snapshot;
@@ -25,6 +29,8 @@ use crate::table::{ActivityTable, BackendTable};
 
 /// How long a worker that nobody but a signal asked to drain takes at most.
 const DRAIN_WITHIN: Duration = Duration::from_secs(30);
+/// How long the last log records may take to the disk.
+const LOG_FLUSH_WITHIN: Duration = Duration::from_secs(1);
 
 /// Runs a worker process on its end of the link until it has drained. When the master goes away it serves on.
 ///
@@ -53,7 +59,8 @@ struct Main {
     served: Option<Arc<Served>>,
     attached: Attached,
     reports: (mpsc::Sender<FromWorker>, mpsc::Receiver<FromWorker>),
-    notices: (mpsc::UnboundedSender<(usize, Notice)>, mpsc::UnboundedReceiver<(usize, Notice)>),
+    notices: (Notices, mpsc::UnboundedReceiver<(usize, Notice)>),
+    metrics: MetricsListener,
     draining: bool,
 }
 
@@ -62,6 +69,8 @@ struct Main {
 struct Attached {
     table: Option<OwnedFd>,
     activity: Option<OwnedFd>,
+    access_log: Option<OwnedFd>,
+    error_log: Option<OwnedFd>,
     listeners: HashMap<(u32, usize), OwnedFd>,
 }
 
@@ -83,6 +92,7 @@ impl Main {
             attached: Attached::default(),
             reports: mpsc::channel(REPORTS_QUEUED_MAX),
             notices: mpsc::unbounded_channel(),
+            metrics: MetricsListener::default(),
             draining: false,
         })
     }
@@ -145,7 +155,10 @@ impl Main {
                 self.serve(snapshot)?;
             }
             ToWorker::TableChanged => self.tell_threads(|| Command::TableChanged),
-            ToWorker::Status => {}
+            ToWorker::Status => {
+                let status: StatusReport = read_memory(descriptor).context("read a status report")?;
+                self.metrics.told.borrow_mut().status = Some(Arc::new(status));
+            }
             ToWorker::Drain { within_ms } => {
                 if self.drain(Instant::now() + Duration::from_millis(within_ms)) {
                     std::process::exit(0);
@@ -159,7 +172,15 @@ impl Main {
         match what {
             Attachment::Table => self.attached.table = Some(descriptor),
             Attachment::Activity => self.attached.activity = Some(descriptor),
-            Attachment::AccessLog | Attachment::ErrorLog | Attachment::Metrics => {}
+            Attachment::AccessLog => {
+                self.attached.access_log = Some(descriptor);
+                self.open_logs()?;
+            }
+            Attachment::ErrorLog => {
+                self.attached.error_log = Some(descriptor);
+                self.open_logs()?;
+            }
+            Attachment::Metrics => self.metrics.listen(descriptor)?,
             Attachment::Listener { id, thread } => {
                 self.attached.listeners.insert((id, thread), descriptor);
             }
@@ -176,7 +197,8 @@ impl Main {
         if self.threads.is_empty() {
             let shared = self.share()?;
             for index in 0..self.thread_count {
-                self.threads.push(start(index, &shared, &served, &self.notices.0)?);
+                let metrics = self.metrics.told.borrow().metrics.thread();
+                self.threads.push(start(index, &shared, metrics, &served, &self.notices.0)?);
             }
         }
         for (index, thread) in self.threads.iter().enumerate() {
@@ -188,6 +210,10 @@ impl Main {
             }
             let _ = thread.commands.send(Command::Serve(served.clone(), sockets));
         }
+        let mut told = self.metrics.told.borrow_mut();
+        told.metrics.forget_others(&served.snapshot);
+        told.served = Some(served.clone());
+        drop(told);
         self.served = Some(served);
         Ok(())
     }
@@ -200,7 +226,19 @@ impl Main {
         let activity = ActivityTable::map(&activity).context("map the activity table")?;
         let shared = Arc::new(Shared::new(table, activity, self.reports.0.clone()));
         self.shared = Some(shared.clone());
+        self.metrics.told.borrow_mut().shared = Some(shared.clone());
+        if self.attached.error_log.is_none() {
+            self.attached.error_log = Some(rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), 3)?);
+        }
+        self.open_logs()?;
         Ok(shared)
+    }
+
+    /// Hands attached log files to their writers.
+    fn open_logs(&mut self) -> anyhow::Result<()> {
+        let Some(shared) = &self.shared else { return Ok(()) };
+        open_log("access-log", &shared.access_log, self.attached.access_log.take())?;
+        open_log("error-log", &shared.error_log, self.attached.error_log.take())
     }
 
     fn tell_threads(&self, command: impl Fn() -> Command) {
@@ -233,6 +271,7 @@ impl Main {
                 self.threads[index].ended = true;
                 let all = self.threads.iter().all(|thread| thread.ended);
                 if all {
+                    self.flush_logs();
                     self.send(&FromWorker::Drained).await;
                 }
                 all
@@ -240,10 +279,29 @@ impl Main {
         }
     }
 
+    fn flush_logs(&self) {
+        let Some(shared) = &self.shared else { return };
+        for log in [&shared.access_log, &shared.error_log] {
+            log.get().map(|log| log.flush(LOG_FLUSH_WITHIN));
+        }
+    }
+
     /// The snapshot that every thread serves at least.
     fn serving(&self) -> u64 {
         self.threads.iter().map(|thread| thread.serving).min().unwrap_or(0)
     }
+}
+
+fn open_log(name: &str, log: &OnceLock<LogQueue>, file: Option<OwnedFd>) -> anyhow::Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    match log.get() {
+        Some(log) => log.reopen(file),
+        None => {
+            let queue = LogQueue::start(name, file).with_context(|| format!("start the writer of {name}"))?;
+            let _ = log.set(queue);
+        }
+    }
+    Ok(())
 }
 
 async fn receive(link: &mut Option<MasterLink>) -> std::io::Result<Option<Packet>> {
@@ -256,15 +314,16 @@ async fn receive(link: &mut Option<MasterLink>) -> std::io::Result<Option<Packet
 fn start(
     index: usize,
     shared: &Arc<Shared>,
+    metrics: Arc<ThreadMetrics>,
     served: &Arc<Served>,
-    notices: &mpsc::UnboundedSender<(usize, Notice)>,
+    notices: &Notices,
 ) -> anyhow::Result<Worker> {
     let (commands, received) = mpsc::unbounded_channel();
     let (shared, served, notices) = (shared.clone(), served.clone(), notices.clone());
     let thread = std::thread::Builder::new()
         .name(format!("worker-{index}"))
         .spawn(move || {
-            if let Err(error) = thread::run(index, shared, served, received, notices) {
+            if let Err(error) = thread::run(index, shared, metrics, served, received, notices) {
                 log::error!("worker thread failed index={index} error={error}");
                 // Half a worker would leave connections unanswered in its accept queue: the master starts a whole one.
                 std::process::exit(1);

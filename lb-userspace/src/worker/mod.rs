@@ -15,6 +15,7 @@ mod main_thread;
 mod master_link;
 mod metered;
 pub mod metrics;
+mod metrics_listener;
 mod served;
 mod shared;
 mod thread;

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
+use super::access_log::AccessLogFormat;
+use super::metrics::{BackendMetrics, ThreadMetrics, UpstreamMetrics};
 use super::request::budget::RetryBudget;
 use super::request::route::RouteTable;
 use crate::balance::Chooser;
@@ -22,6 +24,8 @@ pub struct Served {
     pub routes: RouteTable,
     /// Our `Via` line.
     pub via: HeaderValue,
+    /// How access records look.
+    pub access_format: AccessLogFormat,
     upstreams: HashMap<String, Arc<Upstream>>,
 }
 
@@ -70,7 +74,13 @@ impl Served {
         });
         let via = HeaderValue::try_from(format!("1.1 lbctl-{}", pseudonym(&snapshot.node)))
             .expect("a pseudonym has token characters only");
-        Self { upstreams: upstreams.collect(), routes: RouteTable::new(&snapshot.routes), via, snapshot }
+        Self {
+            upstreams: upstreams.collect(),
+            routes: RouteTable::new(&snapshot.routes),
+            via,
+            access_format: AccessLogFormat::new(&snapshot.access_format.clone().unwrap_or_default()),
+            snapshot,
+        }
     }
 
     /// All upstreams.
@@ -100,13 +110,21 @@ pub struct LocalUpstream {
     pub chooser: RefCell<Chooser>,
     /// How many retries are left.
     pub budget: RefCell<RetryBudget>,
+    /// This thread's counters.
+    pub metrics: Arc<UpstreamMetrics>,
+    /// This thread's counters of each backend.
+    pub backend_metrics: Vec<Arc<BackendMetrics>>,
 }
 
 impl LocalServed {
     /// Prepares one thread's part.
-    pub fn new(shared: Arc<Served>) -> Self {
+    pub fn new(shared: Arc<Served>, metrics: &ThreadMetrics) -> Self {
         let upstreams = shared.upstreams.iter().map(|(name, upstream)| {
+            let metrics = metrics.upstream(name);
+            let backends = &upstream.served.backends;
             let local = LocalUpstream {
+                backend_metrics: backends.iter().map(|backend| metrics.backend(&backend.name)).collect(),
+                metrics,
                 shared: upstream.clone(),
                 chooser: RefCell::new(Chooser::new(upstream.served.balance)),
                 budget: RefCell::new(RetryBudget::new(upstream.served.retry_budget)),

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::connection::Connections;
 use super::listener::{self, Listening};
+use super::metrics::ThreadMetrics;
 use super::request::pick::Candidates;
 use super::request::pool::Pool;
 use super::request::request_id::RequestIds;
@@ -44,6 +45,9 @@ pub enum Notice {
     Ended,
 }
 
+/// The way to the main thread, with the index of the thread that speaks.
+pub type Notices = mpsc::UnboundedSender<(usize, Notice)>;
+
 /// What everything on one thread shares.
 pub struct Thread {
     /// From 0.
@@ -64,6 +68,8 @@ pub struct Thread {
     pub rng: RefCell<fastrand::Rng>,
     /// No longer takes new requests; until when it finishes those it has.
     pub draining: Cell<Option<Instant>>,
+    /// This thread's counters.
+    pub metrics: Arc<ThreadMetrics>,
     served: RefCell<Rc<LocalServed>>,
 }
 
@@ -81,9 +87,10 @@ impl Thread {
 pub fn run(
     index: usize,
     shared: Arc<Shared>,
+    metrics: Arc<ThreadMetrics>,
     first: Arc<Served>,
     commands: mpsc::UnboundedReceiver<Command>,
-    notices: mpsc::UnboundedSender<(usize, Notice)>,
+    notices: Notices,
 ) -> std::io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     #[expect(clippy::disallowed_methods, reason = "each thread seeds its own generator")]
@@ -97,7 +104,8 @@ pub fn run(
         candidates: RefCell::default(),
         rng: RefCell::new(rng),
         draining: Cell::new(None),
-        served: RefCell::new(Rc::new(LocalServed::new(first))),
+        served: RefCell::new(Rc::new(LocalServed::new(first, &metrics))),
+        metrics,
         shared,
     });
     runtime.block_on(obey(thread, commands, &notices));
@@ -105,11 +113,7 @@ pub fn run(
     Ok(())
 }
 
-async fn obey(
-    thread: Rc<Thread>,
-    mut commands: mpsc::UnboundedReceiver<Command>,
-    notices: &mpsc::UnboundedSender<(usize, Notice)>,
-) {
+async fn obey(thread: Rc<Thread>, mut commands: mpsc::UnboundedReceiver<Command>, notices: &Notices) {
     let mut listening: HashMap<u32, Listening> = HashMap::new();
     let mut sweep = tokio::time::interval(SWEEP_EVERY);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -145,7 +149,7 @@ fn serve(
 ) {
     let kept = |id: &u32| served.snapshot.listeners.iter().any(|listener| listener.id == *id);
     listening.retain(|id, _| kept(id));
-    *thread.served.borrow_mut() = Rc::new(LocalServed::new(served));
+    *thread.served.borrow_mut() = Rc::new(LocalServed::new(served, &thread.metrics));
     for (listener, socket) in sockets {
         let id = listener.id;
         match listener::listen(thread, listener, socket) {

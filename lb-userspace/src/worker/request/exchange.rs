@@ -70,6 +70,8 @@ pub struct TryFailed {
     pub sent: bool,
     /// See `retry::Failed::stale`.
     pub stale: bool,
+    /// What the operating system or the parser said.
+    pub detail: String,
 }
 
 /// The time-outs of a try: each runs from the last byte that moved.
@@ -150,7 +152,8 @@ pub async fn exchange(
     let (read_before, written_before) = (meters.read.get(), meters.written.get());
     let reused = connection.reused;
     let mut progress = Progress::new(&meters, around.now);
-    let failed = |reason, phase| TryFailed {
+    let failed = |Broken { reason, detail }: Broken, phase| TryFailed {
+        detail,
         reason,
         phase,
         sent: meters.written.get() != written_before,
@@ -161,24 +164,26 @@ pub async fn exchange(
         let ended = connection.drive(cx);
         // Only `drive` makes an answer, so nobody else need wake us.
         if let Poll::Ready(answer) = answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            return Poll::Ready(answer.map_err(|error| reason_of(error.error(), around.source)));
+            return Poll::Ready(answer.map_err(|error| Broken::of(error.error(), around.source)));
         }
         if ended.is_ready() {
-            return Poll::Ready(Err(Reason::ResponseReset));
+            return Poll::Ready(Err(Broken::because(Reason::ResponseReset)));
         }
-        progress.poll_stalled(&meters, around.upstream, around.source, around.timer, cx).map(Err)
+        progress
+            .poll_stalled(&meters, around.upstream, around.source, around.timer, cx)
+            .map(|reason| Err(Broken::because(reason)))
     })
     .await
-    .map_err(|reason| {
+    .map_err(|broken| {
         let is_sending = meters.write_blocked.get() || meters.written.get() == written_before;
-        failed(reason, if is_sending { Phase::Send } else { Phase::ResponseHead })
+        failed(broken, if is_sending { Phase::Send } else { Phase::ResponseHead })
     })?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Arrived { response, early: Early::Part(Vec::new()) });
     }
     let early = gather(connection, response.body_mut(), &around, &mut progress)
         .await
-        .map_err(|reason| failed(reason, Phase::ResponseBody))?;
+        .map_err(|broken| failed(broken, Phase::ResponseBody))?;
     Ok(Arrived { response, early })
 }
 
@@ -189,7 +194,7 @@ async fn gather(
     incoming: &mut Incoming,
     around: &Surroundings<'_>,
     progress: &mut Progress,
-) -> Result<Early, Reason> {
+) -> Result<Early, Broken> {
     if incoming.is_end_stream() {
         return Ok(Early::Whole(Bytes::new()));
     }
@@ -202,7 +207,7 @@ async fn gather(
         loop {
             match poll_body(connection, incoming, cx) {
                 Poll::Ready(None) => return Poll::Ready(Ok(whole(std::mem::take(&mut frames)))),
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(reason_of(&error, around.source))),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Broken::of(&error, around.source))),
                 Poll::Ready(Some(Ok(frame))) => {
                     bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
                     frames.push(frame);
@@ -216,7 +221,7 @@ async fn gather(
                 Poll::Pending if wait => {
                     return progress
                         .poll_stalled(&meters, around.upstream, around.source, around.timer, cx)
-                        .map(Err);
+                        .map(|reason| Err(Broken::because(reason)));
                 }
                 Poll::Pending => return Poll::Ready(Ok(Early::Part(std::mem::take(&mut frames)))),
             }
@@ -251,8 +256,32 @@ pub fn poll_body(
     Pin::new(incoming).poll_frame(&mut Context::from_waker(Waker::noop()))
 }
 
-/// What hyper's error means for the client.
-pub fn reason_of(error: &hyper::Error, source: Option<&BodySource>) -> Reason {
+/// Why an exchange broke off.
+pub struct Broken {
+    /// The reason.
+    pub reason: Reason,
+    /// What was said about it.
+    pub detail: String,
+}
+
+impl Broken {
+    fn because(reason: Reason) -> Self {
+        Self { reason, detail: String::new() }
+    }
+
+    /// What hyper's error means for the client, and its words with those of its causes.
+    pub fn of(error: &hyper::Error, source: Option<&BodySource>) -> Self {
+        let mut detail = error.to_string();
+        let mut cause = std::error::Error::source(error);
+        while let Some(inner) = cause {
+            detail = format!("{detail}: {inner}");
+            cause = inner.source();
+        }
+        Self { reason: reason_of(error, source), detail }
+    }
+}
+
+fn reason_of(error: &hyper::Error, source: Option<&BodySource>) -> Reason {
     if let Some(reason) = source.and_then(BodySource::failure) {
         return reason;
     }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::exchange::{Arrived, Early, Phase, Surroundings, TryFailed, exchange};
 use super::failure;
 use super::framing::Phase as GatePhase;
-use super::pool::BackendConnection;
+use super::pool::{BackendConnection, reason_of_connect};
 use super::prepare::{Prepared, prepare};
 use super::record::Record;
 use super::relay::{Arriving, ResponseBody};
@@ -84,8 +84,9 @@ async fn try_once(
         Some(connection) => connection,
         None => {
             record.phase = Phase::Connect;
-            connect(record, upstream).await.map_err(|reason| TryFailed {
+            connect(record, upstream).await.map_err(|(reason, detail)| TryFailed {
                 reason,
+                detail,
                 phase: Phase::Connect,
                 sent: false,
                 stale: false,
@@ -94,6 +95,8 @@ async fn try_once(
     };
     let now = Instant::now();
     (record.reused, record.connected, record.phase) = (connection.reused, Some(now), Phase::Send);
+    let reuse = &upstream.metrics;
+    if connection.reused { &reuse.connections_reused } else { &reuse.connections_opened }.add(1);
     let request = prepared.request(record);
     record.thread.shared.activity.row(connection.slot).requests.fetch_add(1, Ordering::Relaxed);
     let around = Surroundings {
@@ -107,7 +110,8 @@ async fn try_once(
     let is_upgraded = arrived.response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if is_upgraded && prepared.upgrade.is_none() {
         let (reason, phase) = (Reason::ResponseMalformed, Phase::ResponseHead);
-        return Err(TryFailed { reason, phase, sent: true, stale: false });
+        let detail = "101 that nobody asked for".to_owned();
+        return Err(TryFailed { reason, phase, sent: true, stale: false, detail });
     }
     Ok(Relayed { arrived, connection })
 }
@@ -124,18 +128,26 @@ fn pooled(record: &Record, may_repeat: bool, fresh: bool) -> Option<Box<BackendC
     }
 }
 
-async fn connect(record: &Record, upstream: &LocalUpstream) -> Result<Box<BackendConnection>, Reason> {
+async fn connect(
+    record: &Record,
+    upstream: &LocalUpstream,
+) -> Result<Box<BackendConnection>, (Reason, String)> {
     let (Some(picked), Some(backend)) = (&record.picked, record.backend()) else {
-        return Err(Reason::NoBackend);
+        return Err((Reason::NoBackend, String::new()));
     };
     let life = (picked.slot, picked.instance);
     let mut connecting = pin!(BackendConnection::connect(&record.thread, &backend.address, life));
     let deadline = record.tried + upstream.shared.connect_timeout;
     poll_fn(|cx| {
         if let Poll::Ready(result) = connecting.as_mut().poll(cx) {
-            return Poll::Ready(result.map_err(|error| super::pool::reason_of_connect(&error)));
+            return Poll::Ready(result.map_err(|error| (reason_of_connect(&error), error.to_string())));
         }
-        record.client.timer.borrow_mut().poll_until(deadline, cx).map(|()| Err(Reason::ConnectTimeout))
+        record
+            .client
+            .timer
+            .borrow_mut()
+            .poll_until(deadline, cx)
+            .map(|()| Err((Reason::ConnectTimeout, String::new())))
     })
     .await
 }

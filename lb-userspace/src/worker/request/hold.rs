@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use super::pick;
 use crate::limits::HELD_MAX;
 use crate::reason::Reason;
+use crate::worker::metrics::UpstreamMetrics;
 use crate::worker::served::LocalUpstream;
 use crate::worker::thread::Thread;
 
@@ -28,7 +29,7 @@ pub async fn hold(thread: &Rc<Thread>, upstream: &LocalUpstream, since: Instant)
     if hold_timeout.is_zero() {
         return Err(Reason::NoBackend);
     }
-    let _held = Held::count(thread)?;
+    let _held = Held::count(thread, &upstream.metrics)?;
     let until = since + hold_timeout;
     let anyone_in = || pick::anyone_in(&thread.shared.table, upstream);
     while !anyone_in() {
@@ -48,11 +49,13 @@ pub async fn wait_for_change(thread: &Rc<Thread>, until: Instant) {
 }
 
 /// One of at most [`HELD_MAX`].
-struct Held<'a>(&'a Thread);
+struct Held<'a>(&'a Thread, &'a UpstreamMetrics);
 
 impl<'a> Held<'a> {
-    fn count(thread: &'a Thread) -> Result<Self, Reason> {
-        let held = Self(thread);
+    fn count(thread: &'a Thread, metrics: &'a UpstreamMetrics) -> Result<Self, Reason> {
+        metrics.held.add(1);
+        metrics.held_total.add(1);
+        let held = Self(thread, metrics);
         if thread.shared.held.fetch_add(1, Ordering::Relaxed) >= HELD_MAX {
             return Err(Reason::HeldTooMany);
         }
@@ -63,5 +66,6 @@ impl<'a> Held<'a> {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         self.0.shared.held.fetch_sub(1, Ordering::Relaxed);
+        self.1.held.subtract(1);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use http::header::{CONNECTION, EXPECT, HOST, TE, UPGRADE, VIA};
+use http::header::{CONNECTION, EXPECT, HOST, REFERER, TE, UPGRADE, USER_AGENT, VIA};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use http_body::Body;
@@ -90,6 +90,10 @@ pub fn prepare(
         .is_some_and(|expect| !expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
     {
         return Err(Reason::ExpectationFailed);
+    }
+    if record.thread.shared.access_log.get().is_some() {
+        record.user_agent = parts.headers.get(USER_AGENT).cloned();
+        record.referer = parts.headers.get(REFERER).cloned();
     }
     record.phase = Phase::Route;
     let upstream = find_route(record)?;

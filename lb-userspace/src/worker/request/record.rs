@@ -17,6 +17,7 @@ use super::variables::Variables;
 use crate::reason::Reason;
 use crate::snapshot::ServedBackend;
 use crate::worker::connection::{Client, InProgress};
+use crate::worker::metrics::BackendMetrics;
 use crate::worker::served::{LocalServed, LocalUpstream};
 use crate::worker::thread::Thread;
 
@@ -68,6 +69,12 @@ pub struct Record {
     pub connected: Option<Instant>,
     /// When the answer's head was there.
     pub answered: Option<Instant>,
+    /// For the access log, where there is one.
+    pub user_agent: Option<HeaderValue>,
+    /// For the access log, where there is one.
+    pub referer: Option<HeaderValue>,
+    /// What the operating system or the parser said about the last failure.
+    pub detail: String,
     backend: Option<usize>,
     finished: bool,
     _in_progress: InProgress,
@@ -102,6 +109,9 @@ impl Record {
             tried: now,
             connected: None,
             answered: None,
+            user_agent: None,
+            referer: None,
+            detail: String::new(),
             backend: None,
             finished: false,
         })
@@ -119,6 +129,7 @@ impl Record {
     /// The try failed: notes it, tells the master what counts against the backend, and hands the backend back.
     pub fn fail_try(&mut self, failed: &TryFailed) -> Option<Picked> {
         self.phase = failed.phase;
+        self.detail.clone_from(&failed.detail);
         let picked = self.picked.take()?;
         let shared = &self.thread.shared;
         let counts = retry::counts_against_backend(failed.reason) && !failed.stale;
@@ -145,6 +156,11 @@ impl Record {
     /// The backend that has or had it.
     pub fn backend(&self) -> Option<&ServedBackend> {
         self.upstream.as_ref()?.shared.served.backends.get(self.backend?)
+    }
+
+    /// Its counters.
+    pub fn backend_metrics(&self) -> Option<&BackendMetrics> {
+        self.upstream.as_ref()?.backend_metrics.get(self.backend?).map(|metrics| &**metrics)
     }
 
     /// What header templates may say about it.

@@ -11,7 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::exchange::{Phase, Progress, TryFailed, poll_body, reason_of};
+use super::exchange::{Broken, Phase, Progress, TryFailed, poll_body};
 use super::pool::BackendConnection;
 use super::record::Record;
 use super::rewrite::strip_trailers;
@@ -59,30 +59,32 @@ impl Arriving {
         else {
             return Poll::Ready(None);
         };
-        let reason = match poll_body(connection, &mut self.incoming, cx) {
+        let broken = match poll_body(connection, &mut self.incoming, cx) {
             Poll::Ready(Some(Ok(frame))) => return Poll::Ready(Some(Ok(self.passed(frame)))),
             Poll::Ready(None) => {
                 self.complete();
                 return Poll::Ready(None);
             }
-            Poll::Ready(Some(Err(error))) => reason_of(&error, None),
+            Poll::Ready(Some(Err(error))) => Broken::of(&error, None),
             Poll::Pending => {
                 let client = self.record.client.clone();
                 let timer = &client.timer;
                 let meters = connection.meters.clone();
                 match self.progress.poll_stalled(&meters, &upstream.shared, None, timer, cx) {
-                    Poll::Ready(reason) => reason,
+                    Poll::Ready(reason) => Broken { reason, detail: String::new() },
                     Poll::Pending => return Poll::Pending,
                 }
             }
         };
-        self.break_off(reason);
+        let reason = broken.reason;
+        self.break_off(broken);
         Poll::Ready(Some(Err(BrokenOff(reason))))
     }
 
     fn passed(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
         self.record.bytes_sent += frame.data_ref().map_or(0, Bytes::len) as u64;
-        if self.early.is_empty() && self.incoming.is_end_stream() {
+        // Nobody asks for more after trailers, because nothing can come.
+        if self.early.is_empty() && (frame.is_trailers() || self.incoming.is_end_stream()) {
             self.complete();
         }
         match frame.into_trailers() {
@@ -102,9 +104,9 @@ impl Arriving {
         self.record.finish(None);
     }
 
-    fn break_off(&mut self, reason: Reason) {
+    fn break_off(&mut self, Broken { reason, detail }: Broken) {
         self.connection = None;
-        let failed = TryFailed { reason, phase: Phase::ResponseBody, sent: true, stale: false };
+        let failed = TryFailed { reason, phase: Phase::ResponseBody, sent: true, stale: false, detail };
         drop(self.record.fail_try(&failed));
         self.record.finish(Some(reason));
     }

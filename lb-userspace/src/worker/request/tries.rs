@@ -96,6 +96,7 @@ impl Tries {
         match retry::decide(known, request) {
             Decision::Answer(reason) => return Err(reason),
             Decision::Reconnect => {
+                upstream.metrics.stale_connections.add(1);
                 record.attempts -= 1;
                 self.reconnect = Some(picked);
             }
@@ -111,6 +112,7 @@ impl Tries {
             }
         }
         self.last = Some(failed.reason);
+        upstream.metrics.retries.add(1);
         Ok(())
     }
 }

@@ -75,6 +75,9 @@ impl PendingTunnel {
     pub async fn relay(self, client: Gate<TokioIo<Metered>>, early: Bytes) {
         let Self { mut backend, mut record, websocket } = self;
         record.phase = Phase::Tunnel;
+        if let Some(upstream) = &record.upstream {
+            upstream.metrics.tunnels.add(1);
+        }
         let read_timeout = record.upstream.as_ref().map_or(IDLE, |upstream| upstream.shared.read_timeout);
         // The 101 was the last thing that the driver had to do: it ends as soon as it is polled.
         let ended = poll_fn(|cx| backend.drive(cx));
@@ -134,7 +137,7 @@ impl Tunnel {
         loop {
             let mut changed = pin!(thread.changed.notified());
             changed.as_mut().enable();
-            self.look(thread, record);
+            let next_look = self.look(thread, record);
             let ended = poll_fn(|cx| {
                 if let Poll::Ready(ended) = self.poll_bytes(cx) {
                     return Poll::Ready(Some(ended));
@@ -142,7 +145,7 @@ impl Tunnel {
                 if changed.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(None);
                 }
-                let Some(deadline) = self.next_look() else { return Poll::Pending };
+                let Some(deadline) = next_look else { return Poll::Pending };
                 timer.poll_until(deadline, cx).map(|()| None)
             })
             .await;
@@ -171,13 +174,13 @@ impl Tunnel {
         }
     }
 
-    /// Finds out whether the tunnel should end, and begins its end when it can.
-    fn look(&mut self, thread: &Thread, record: &Record) {
+    /// Finds out whether the tunnel should end, and begins its end when it can. Returns when to look again.
+    fn look(&mut self, thread: &Thread, record: &Record) -> Option<Instant> {
         let now = Instant::now();
         if self.drain.is_none() {
             self.drain = drain_deadline(thread, record, now);
         }
-        let Some(deadline) = self.drain else { return };
+        let deadline = self.drain?;
         let idle = now - self.moved.1 >= IDLE;
         if self.closing.is_none() && self.websocket && (idle || now >= deadline) && self.can_insert() {
             self.to_client.insert_last(&close_frame(GOING_AWAY, "", None));
@@ -185,14 +188,11 @@ impl Tunnel {
             self.to_backend.insert_last(&close_frame(GOING_AWAY, "", Some(mask)));
             self.closing = Some(now + CLOSE_WAIT);
         }
+        self.closing.or(Some(now + LOOK_EVERY))
     }
 
     fn can_insert(&self) -> bool {
         self.to_client.at_boundary() && self.to_backend.at_boundary()
-    }
-
-    fn next_look(&self) -> Option<Instant> {
-        self.closing.or(self.drain.map(|_| Instant::now() + LOOK_EVERY))
     }
 
     fn is_overdue(&self, now: Instant) -> bool {

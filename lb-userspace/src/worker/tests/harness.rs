@@ -106,7 +106,8 @@ impl Harness {
             .unwrap();
     }
 
-    fn attach(&self, what: Attachment, descriptor: BorrowedFd<'_>) {
+    /// Attaches a descriptor.
+    pub fn attach(&self, what: Attachment, descriptor: BorrowedFd<'_>) {
         self.send(&ToWorker::Attach { what }, Some(descriptor));
     }
 
@@ -145,6 +146,20 @@ impl Harness {
         Client(TcpStream::connect(self.address).unwrap())
     }
 
+    /// Waits until the worker has ended.
+    pub fn join(mut self) {
+        self.worker.take().unwrap().join().unwrap().unwrap();
+    }
+
+    /// Closes the link. The worker then runs until the test process ends.
+    pub fn lose_master(&mut self) {
+        let (other, _) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .unwrap();
+        self.link = other;
+        self.worker = None;
+    }
+
     /// One request on a connection of its own.
     pub fn get(&self, path: &str) -> Answer {
         self.client().ask(&format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n"))
@@ -153,11 +168,9 @@ impl Harness {
 
 impl Drop for Harness {
     fn drop(&mut self) {
+        let Some(worker) = self.worker.take().filter(|_| !std::thread::panicking()) else { return };
         self.send(&ToWorker::Drain { within_ms: 200 }, None);
-        let ended = self.worker.take().map(JoinHandle::join);
-        if !std::thread::panicking() {
-            ended.unwrap().unwrap().unwrap();
-        }
+        worker.join().unwrap().unwrap();
     }
 }
 

@@ -1,5 +1,9 @@
 //! A worker in this process, with the test as its master and as its backends: real sockets, the real clock.
 
+mod bodies;
 mod harness;
 mod hold;
+mod life;
 mod relay;
+mod retry;
+mod upgrade;

@@ -1,0 +1,142 @@
+//! Answers `/metrics`, `/healthz` and `/readyz` on the worker's main thread.
+//!
+//! Effectful: owns a listening socket.
+#![expect(clippy::disallowed_types, reason = "accepts connections")]
+#![expect(clippy::disallowed_methods, reason = "waits when the process is out of descriptors")]
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use super::metrics::{CONTENT_TYPE as METRICS_TYPE, LogsDropped, Metrics};
+use super::served::Served;
+use super::shared::Shared;
+use crate::control::protocol::StatusReport;
+use crate::limits::{CLIENT_HEAD_TIMEOUT, METRICS_CONNECTIONS_MAX};
+use crate::state::event::Slot;
+
+/// Wait after an accept error.
+const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
+/// Time that one connection may take in all, idle times included.
+const CONNECTION_TIME_MAX: Duration = Duration::from_secs(300);
+
+/// What the listener tells about.
+#[derive(Default)]
+pub struct Told {
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// What the master knows.
+    pub status: Option<Arc<StatusReport>>,
+    /// What is served.
+    pub served: Option<Arc<Served>>,
+    /// The tables.
+    pub shared: Option<Arc<Shared>>,
+}
+
+/// The listener; what it tells about may be changed at any time.
+#[derive(Default)]
+pub struct MetricsListener {
+    /// What it tells about.
+    pub told: Rc<RefCell<Told>>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+impl MetricsListener {
+    /// Begins to accept on `socket`, instead of the one before.
+    ///
+    /// # Errors
+    /// When the socket cannot be watched.
+    pub fn listen(&mut self, socket: OwnedFd) -> io::Result<()> {
+        let socket = std::net::TcpListener::from(socket);
+        socket.set_nonblocking(true)?;
+        let accepting = tokio::task::spawn_local(accept(TcpListener::from_std(socket)?, self.told.clone()));
+        if let Some(before) = self.accepting.replace(accepting) {
+            before.abort();
+        }
+        Ok(())
+    }
+}
+
+async fn accept(listener: TcpListener, told: Rc<RefCell<Told>>) {
+    let places = Arc::new(tokio::sync::Semaphore::new(METRICS_CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(ACCEPT_BACK_OFF).await;
+            continue;
+        };
+        let told = told.clone();
+        tokio::task::spawn_local(async move {
+            let service = service_fn(|request| {
+                let response = answer(&request, &told.borrow());
+                async move { Ok::<_, Infallible>(response) }
+            });
+            let serving = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(CLIENT_HEAD_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service);
+            let _ = tokio::time::timeout(CONNECTION_TIME_MAX, serving).await;
+            drop(place);
+        });
+    }
+}
+
+fn answer(request: &Request<Incoming>, told: &Told) -> Response<Full<Bytes>> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD\n".into());
+    }
+    match request.uri().path() {
+        "/metrics" => metrics(told),
+        "/healthz" => text(StatusCode::OK, "ok\n".into()),
+        "/readyz" => match unready(told) {
+            None => text(StatusCode::OK, "ready\n".into()),
+            Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, why),
+        },
+        _ => text(StatusCode::NOT_FOUND, "/metrics /healthz /readyz\n".into()),
+    }
+}
+
+fn metrics(told: &Told) -> Response<Full<Bytes>> {
+    let dropped = told.shared.as_ref().map_or_else(LogsDropped::default, |shared| shared.logs_dropped());
+    let mut response = text(StatusCode::OK, told.metrics.render(told.status.as_ref(), dropped));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));
+    response
+}
+
+/// Why requests could not be served now; `None` where they could.
+fn unready(told: &Told) -> Option<String> {
+    let (Some(served), Some(shared)) = (&told.served, &told.shared) else {
+        return Some("no snapshot is served yet\n".into());
+    };
+    let waiting: Vec<&str> = served
+        .upstreams()
+        .map(|upstream| &upstream.served)
+        .filter(|upstream| {
+            !upstream.backends.iter().any(|backend| shared.table.traffic(Slot(backend.slot)).takes_new())
+        })
+        .map(|upstream| upstream.name.as_str())
+        .collect();
+    (!waiting.is_empty()).then(|| format!("no backend is in: {}\n", waiting.join(", ")))
+}
+
+fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}

@@ -1,0 +1,126 @@
+//! Snapshots, logs, `/metrics` and the end of a worker.
+#![expect(clippy::disallowed_types, reason = "tests play clients and backends")]
+#![expect(clippy::disallowed_methods, reason = "tests read what was logged")]
+
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
+
+use super::harness::*;
+use crate::link::{Attachment, FromWorker, ToWorker};
+use crate::snapshot::ServedListener;
+
+#[test]
+fn kept_connections_follow_the_next_snapshot() {
+    let (old, new) = (Backend::echo("old"), Backend::echo("new"));
+    let mut worker = Harness::start(&[old.address]);
+    let mut client = worker.client();
+    assert!(client.ask("GET / HTTP/1.1\r\nhost: h\r\n\r\n").text().starts_with("old"));
+    worker.snapshot.upstreams[0].backends[0].address = crate::config::model::Address::Tcp(new.address);
+    worker.snapshot.upstreams[0].backends[0].slot = 1;
+    worker.set(1, 5, lb_common::backend::TrafficState::In);
+    worker.publish();
+    assert!(client.ask("GET / HTTP/1.1\r\nhost: h\r\n\r\n").text().starts_with("new"));
+}
+
+#[test]
+fn listeners_come_and_go_with_snapshots() {
+    let backend = Backend::echo("one");
+    let mut worker = Harness::start(&[backend.address]);
+    let second = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = second.local_addr().unwrap();
+    // It waits in the queue of a listener that nobody accepts on yet.
+    let early = TcpStream::connect(address).unwrap();
+    worker.attach(Attachment::Listener { id: 2, thread: 0 }, second.as_fd());
+    drop(second);
+    worker.snapshot.listeners.push(ServedListener { id: 2, name: "web".into(), address });
+    worker.publish();
+    assert_eq!(Client(early).ask("GET / HTTP/1.1\r\nhost: h\r\n\r\n").status, 200);
+    worker.snapshot.listeners.truncate(1);
+    worker.publish();
+    assert!(TcpStream::connect(address).is_err());
+    assert_eq!(worker.get("/").status, 200);
+}
+
+#[test]
+fn host_without_a_route_is_404() {
+    let backend = Backend::echo("one");
+    let worker = Harness::start_with(&[backend.address], |snapshot| {
+        snapshot.routes[0].host = Some(crate::config::model::HostPattern::Exact("docs.example".into()));
+    });
+    assert_eq!(worker.get("/").reason(), "no_route");
+    assert_eq!(worker.client().ask("GET / HTTP/1.1\r\nhost: docs.example:80\r\n\r\n").status, 200);
+}
+
+#[test]
+fn ambiguous_request_is_400_and_the_connection_ends() {
+    let backend = Backend::echo("one");
+    let worker = Harness::start(&[backend.address]);
+    for request in [
+        "GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
+        "POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        "GET / HTTP/1.1\nhost: h\n\n",
+    ] {
+        let mut client = worker.client();
+        let answer = client.ask(request);
+        assert_eq!((answer.status, answer.reason()), (400, "bad_request"), "{request:?}");
+        assert!(client.is_closed());
+    }
+    assert_eq!(worker.client().ask("CONNECT a:1 HTTP/1.1\r\nhost: a:1\r\n\r\n").status, 405);
+}
+
+#[test]
+fn draining_worker_finishes_requests_and_closes_idle_connections() {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let backend = Backend::start(move |_, mut stream| {
+        read_head(&mut stream);
+        wait.lock().unwrap().recv().unwrap();
+        answer(&mut stream, "late");
+    });
+    let worker = Harness::start(&[backend.address]);
+    let (mut idle, mut busy) = (worker.client(), worker.client());
+    std::io::Write::write_all(&mut busy.0, b"GET / HTTP/1.1\r\nhost: h\r\n\r\n").unwrap();
+    wait_until("the request is under way", || worker.active(0) == 1);
+    worker.send(&ToWorker::Drain { within_ms: 10_000 }, None);
+    assert!(idle.is_closed());
+    go.send(()).unwrap();
+    let answer = busy.answer(false);
+    assert_eq!((answer.text(), answer.header("connection")), ("late", Some("close")));
+    worker.wait_for(|message| *message == FromWorker::Drained);
+    worker.join();
+}
+
+#[test]
+fn requests_are_logged_and_counted() {
+    let backend = Backend::echo("one");
+    let worker = Harness::start(&[backend.address]);
+    let folder = tempfile::tempdir().unwrap();
+    let (access, errors) = (folder.path().join("access"), folder.path().join("errors"));
+    worker.attach(Attachment::AccessLog, std::fs::File::create(&access).unwrap().as_fd());
+    worker.attach(Attachment::ErrorLog, std::fs::File::create(&errors).unwrap().as_fd());
+    let metrics = TcpListener::bind("127.0.0.1:0").unwrap();
+    worker.attach(Attachment::Metrics, metrics.as_fd());
+    let mut scraper = Client(TcpStream::connect(metrics.local_addr().unwrap()).unwrap());
+    assert_eq!(scraper.ask("GET /readyz HTTP/1.1\r\nhost: m\r\n\r\n").status, 200);
+    worker.get("/seen");
+    worker.set(0, 1, lb_common::backend::TrafficState::Out);
+    worker.get("/refused");
+    let holds = |path: &std::path::Path, text: &str| std::fs::read_to_string(path).unwrap().contains(text);
+    wait_until("both are in the access log", || holds(&access, "/seen") && holds(&access, "/refused"));
+    wait_until("one is in the error log", || holds(&errors, "\"reason\":\"no_backend\""));
+    assert!(!holds(&errors, "/seen"));
+    let counts = scraper.ask("GET /metrics HTTP/1.1\r\nhost: m\r\n\r\n");
+    assert!(counts.text().contains("no_backend"), "{}", counts.text());
+    assert_eq!(scraper.ask("GET /readyz HTTP/1.1\r\nhost: m\r\n\r\n").status, 503);
+    assert_eq!(scraper.ask("GET /healthz HTTP/1.1\r\nhost: m\r\n\r\n").status, 200);
+}
+
+#[test]
+fn worker_serves_on_when_the_master_is_gone() {
+    let backend = Backend::echo("one");
+    let mut worker = Harness::start(&[backend.address]);
+    worker.lose_master();
+    for _ in 0..3 {
+        assert_eq!(worker.get("/").status, 200);
+    }
+}
