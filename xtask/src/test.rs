@@ -23,31 +23,24 @@ pub fn chore(filter: Option<&str>) -> anyhow::Result<()> {
 pub fn tests(report: &mut Report, filter: Option<&str>) {
     report.step("setup", setup);
     report.counted("unit tests", || {
-        counted(
-            cargo(&[
-                "test",
-                "--workspace",
-                "--exclude",
-                "lb-ebpf",
-                "--exclude",
-                "lb-tests",
-                "--no-fail-fast",
-                "--",
-            ])
-            .args(filter),
-        )
+        let packages = ["-p", "xtask", "-p", "lb-common", "-p", "lb-userspace"];
+        counted(cargo_test().args(packages).arg("--").args(filter))
     });
     report.counted("end-to-end tests", || {
         let lbctl = build_lbctl(Profile::Debug)?;
-        let mut test = cargo(&["test", "-p", "lb-tests", "--no-fail-fast", "--", "--test-threads=2"]);
-        test.args(filter).env("LBCTL_BIN", lbctl);
-        if !is_root() {
-            // They need cgroups, BPF and other users: built as the user, run as root.
-            test.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", "sudo -E");
-            test.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", "sudo -E");
-        }
-        counted(&mut test)
+        let mut test = cargo_test();
+        counted(test.args(["-p", "lb-tests", "--", "--test-threads=2"]).args(filter).env("LBCTL_BIN", lbctl))
     });
+}
+
+/// `cargo test` whose tests run as root: they need cgroups, BPF and other users. It builds as the user.
+fn cargo_test() -> Command {
+    let mut test = cargo(&["test", "--no-fail-fast"]);
+    if !is_root() {
+        test.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", "sudo -E");
+        test.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", "sudo -E");
+    }
+    test
 }
 
 /// Runs `cargo test`, shows what it prints and counts its result lines.
