@@ -144,7 +144,9 @@ impl Turn<'_> {
         else {
             return Verdict::Go;
         };
-        if !backend.is_in() {
+        // An old version that crashed and starts again may be IN sooner than the new one: it is not given up yet.
+        let may_be_needed = *cause == Cause::Retire && matches!(instance.phase, Phase::Starting { .. });
+        if !backend.is_in() && !may_be_needed {
             return Verdict::Go;
         }
         if *cause != Cause::Retire && self.is_busy(&backend.upstream, &instance.name, cause) {

@@ -5,7 +5,7 @@
 //! `LBCTL_SEED=n` runs one seed, and says what happened.
 
 mod invariants;
-mod models;
+pub(super) mod models;
 mod world;
 
 use world::World;

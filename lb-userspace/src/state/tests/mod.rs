@@ -1,0 +1,9 @@
+//! The rules of `step`, one by one.
+
+mod desk;
+mod health;
+mod life;
+mod reload;
+mod replace;
+mod shutdown;
+mod stop;
