@@ -31,6 +31,10 @@ impl FromText for String {
         }
         Ok(text.to_owned())
     }
+
+    fn text_schema() -> schemars::Schema {
+        schemars::json_schema!({ "type": "string" })
+    }
 }
 
 impl FromText for Name {

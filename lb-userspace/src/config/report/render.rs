@@ -100,30 +100,35 @@ fn printable(text: &str) -> String {
     if text.chars().all(is_plain) { text.to_owned() } else { text.chars().map(replaced).collect() }
 }
 
-/// `text` with line breaks at spaces: a path or a command stays in one piece, to be copied.
+/// `text` with line breaks at spaces: a path, or a command in backquotes, stays in one piece to be copied.
 fn wrapped(text: &str, width: usize) -> String {
-    let mut lines = String::new();
-    for line in text.lines() {
-        let mut column = 0;
-        for word in line.split(' ') {
-            let length = word.chars().count();
-            match column {
-                0 if lines.is_empty() => {}
-                0 => lines.push('\n'),
-                _ if column + 1 + length > width => {
-                    lines.push('\n');
-                    column = 0;
-                }
-                _ => {
-                    lines.push(' ');
-                    column += 1;
-                }
+    let mut lines: Vec<String> = Vec::new();
+    for paragraph in text.lines() {
+        let mut line = String::new();
+        for piece in pieces(paragraph) {
+            let length = line.chars().count() + 1 + piece.chars().count();
+            if line.is_empty() {
+                line.push_str(piece);
+            } else if length <= width {
+                line.push(' ');
+                line.push_str(piece);
+            } else {
+                lines.push(std::mem::replace(&mut line, piece.to_owned()));
             }
-            lines.push_str(word);
-            column += length;
         }
+        lines.push(line);
     }
-    lines
+    lines.join("\n")
+}
+
+/// `text` cut at the spaces outside of backquotes.
+fn pieces(text: &str) -> Vec<&str> {
+    let mut is_quoted = false;
+    let is_cut = |character: char| {
+        is_quoted ^= character == '`';
+        character == ' ' && !is_quoted
+    };
+    text.split(is_cut).collect()
 }
 
 fn line_range(text: &str, offset: usize) -> Range<usize> {
@@ -137,4 +142,20 @@ fn line_range(text: &str, offset: usize) -> Range<usize> {
 
 fn theme(color: bool) -> GraphicalTheme {
     if color { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_break_at_spaces_outside_of_backquotes() {
+        let check = |text: &str, expect: &str| assert_eq!(wrapped(text, 20), expect);
+        check("short", "short");
+        check("", "");
+        check("one two three four five", "one two three four\nfive");
+        check("a command `-b 127.0.0.1:8081` here", "a command\n`-b 127.0.0.1:8081`\nhere");
+        check("a/path/longer/than/the/whole/line", "a/path/longer/than/the/whole/line");
+        check("first\nsecond", "first\nsecond");
+    }
 }

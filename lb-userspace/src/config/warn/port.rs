@@ -108,10 +108,9 @@ fn nobody_listens(
         found.written
     );
     let hint = format!(
-        "nothing here listens on port {}: write {} in one of the two places, or let lbctl join them: in \
+        "nothing here listens on port {}: name the same port in both places, or let lbctl join them: in \
          [program.{name}] upstream = \"{upstream}\", address = \"127.0.0.1:0\" and $PORT in the command",
         address.port(),
-        found.port,
     );
     let label = format!("requests go to port {}", address.port());
     let other = view.part(program.command, &found.word);
