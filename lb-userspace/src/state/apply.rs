@@ -58,6 +58,19 @@ impl Turn<'_> {
         }
     }
 
+    /// Backends that found the table full, now that there is room.
+    pub(super) fn add_missing_static(&mut self) {
+        let Some(model) = self.state.model.clone() else { return };
+        for upstream in model.upstreams.values() {
+            for configured in &upstream.backends {
+                let key = (upstream.name.clone(), configured.address.clone());
+                if !self.state.static_slots.contains_key(&key) {
+                    self.publish_due |= self.add_static(upstream, configured);
+                }
+            }
+        }
+    }
+
     /// False when the table has no row for it.
     fn add_static(&mut self, upstream: &Upstream, configured: &Configured) -> bool {
         let subject = format!("{}/{}", upstream.name, configured.address);

@@ -66,8 +66,12 @@ impl Turn<'_> {
 
     /// Empties the rows that no worker knows any more.
     pub(super) fn free_rows(&mut self) {
-        for slot in self.state.slots.take_free(self.state.acknowledged) {
+        let free = self.state.slots.take_free(self.state.acknowledged);
+        for &slot in &free {
             self.push_row(slot, Written::default());
+        }
+        if !free.is_empty() {
+            self.add_missing_static();
         }
     }
 

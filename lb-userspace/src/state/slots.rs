@@ -7,8 +7,10 @@ use crate::time::Time;
 use lb_common::limits::BACKENDS_MAX;
 
 /// The rows that are in use or not yet free again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Slots {
+    /// How many the table has.
+    rows: u32,
     used: BTreeSet<Slot>,
     /// Where to look first: a row that became free is used again as late as possible.
     next: u32,
@@ -24,14 +26,25 @@ struct Release {
     until: Option<Time>,
 }
 
+impl Default for Slots {
+    fn default() -> Self {
+        Self::of(BACKENDS_MAX)
+    }
+}
+
 impl Slots {
+    /// Of a table with so many rows.
+    pub fn of(rows: u32) -> Self {
+        Self { rows, used: BTreeSet::new(), next: 0, releasing: BTreeMap::new() }
+    }
+
     /// A free row; `None` when the table is full.
     pub fn allocate(&mut self) -> Option<Slot> {
-        let slot = (0..BACKENDS_MAX)
-            .map(|offset| Slot((self.next + offset) % BACKENDS_MAX))
+        let slot = (0..self.rows)
+            .map(|offset| Slot((self.next + offset) % self.rows))
             .find(|slot| !self.used.contains(slot))?;
         self.used.insert(slot);
-        self.next = (slot.0 + 1) % BACKENDS_MAX;
+        self.next = (slot.0 + 1) % self.rows;
         Some(slot)
     }
 

@@ -161,8 +161,11 @@ impl World {
         for instance in self.state.instances.values() {
             self.assert_instance_rests(instance);
         }
-        let backends = self.state.backends.values();
-        for backend in backends.filter(|each| each.supervised.is_none()) {
+        let fixed: Vec<&Backend> =
+            self.state.backends.values().filter(|each| each.supervised.is_none()).collect();
+        let configured: usize = self.model.upstreams.values().map(|each| each.backends.len()).sum();
+        self.ensure(fixed.len() == configured, || format!("{configured} static backends, not {fixed:#?}"));
+        for backend in fixed {
             self.ensure(backend.is_in(), || format!("static backend is not IN: {backend:?}"));
         }
         self.ensure(self.state.requests.is_empty(), || format!("unanswered: {:?}", self.state.requests));

@@ -4,8 +4,10 @@
 //!
 //! `LBCTL_SEED=n` runs one seed, and says what happened.
 
+mod accidents;
 mod invariants;
 pub(super) mod models;
+mod processes;
 mod world;
 
 use world::World;

@@ -1,20 +1,22 @@
 //! The world that performs effects and makes events of their outcomes.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::models::random_model;
 use crate::config::model::{Address, Model, Program};
 use crate::control::protocol::Command;
-use crate::reason::Reason;
 use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::state::event::{Effect, Ending, Event, InstanceId, ProbeRole, Slot};
+use crate::state::slots::Slots;
 use crate::state::step::step;
 use crate::time::Time;
 use lb_common::backend::TrafficState;
+
+/// Little more than the largest configuration needs.
+const TABLE_ROWS: u32 = 16;
 
 pub(super) struct World {
     pub seed: u64,
@@ -22,20 +24,20 @@ pub(super) struct World {
     pub now: Time,
     pub rng: fastrand::Rng,
     queue: BTreeMap<(Time, u64), Happening>,
-    happenings: u64,
+    pub happenings: u64,
     wake: Option<Time>,
     pub processes: BTreeMap<InstanceId, Process>,
     pub rows: BTreeMap<Slot, Row>,
-    watched: BTreeSet<Slot>,
-    probes: BTreeMap<(InstanceId, ProbeRole), Probing>,
-    statics: BTreeMap<InstanceId, Address>,
-    sick: BTreeSet<Address>,
+    pub watched: BTreeSet<Slot>,
+    pub probes: BTreeMap<(InstanceId, ProbeRole), Probing>,
+    pub statics: BTreeMap<InstanceId, Address>,
+    pub sick: BTreeSet<Address>,
     pub snapshots: Vec<Snapshot>,
     pub acknowledged: u64,
     pub model: Arc<Model>,
-    outside_is_up: bool,
+    pub outside_is_up: bool,
     /// No more accidents.
-    healthy: bool,
+    pub healthy: bool,
     pub asked: BTreeSet<u64>,
     pub answered: BTreeSet<u64>,
     pub ending: bool,
@@ -48,7 +50,7 @@ pub(super) struct World {
 }
 
 #[derive(Clone, Debug)]
-enum Happening {
+pub(super) enum Happening {
     Event(Event),
     Probe(InstanceId, ProbeRole, u64),
     Dies(InstanceId, Ending),
@@ -96,19 +98,22 @@ impl Row {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Probing {
-    generation: u64,
-    every_ms: u64,
-    gap_ms: u64,
+pub(super) struct Probing {
+    pub generation: u64,
+    pub every_ms: u64,
+    pub gap_ms: u64,
 }
 
 impl World {
     pub fn new(seed: u64, tells: bool) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let model = Arc::new(random_model(&mut rng));
+        let mut state = State::new(1_000, seed, 1);
+        // A small table: rows are used again soon, and now and then there is none.
+        state.slots = Slots::of(TABLE_ROWS);
         Self {
             seed,
-            state: State::new(1_000, seed, 1),
+            state,
             now: Time(1_000_000_000),
             rng,
             queue: BTreeMap::new(),
@@ -190,7 +195,7 @@ impl World {
         self.assert_ended();
     }
 
-    fn terminate(&mut self) {
+    pub(super) fn terminate(&mut self) {
         self.ending = true;
         self.take(Event::Terminate);
     }
@@ -253,7 +258,7 @@ impl World {
         self.take(event);
     }
 
-    fn take(&mut self, event: Event) {
+    pub(super) fn take(&mut self, event: Event) {
         self.note(&event);
         let effects = step(&mut self.state, event, self.now);
         for effect in effects {
@@ -338,143 +343,6 @@ impl World {
         self.after_ms(after, Happening::Event(Event::Acknowledged { number }));
     }
 
-    fn spawn(
-        &mut self,
-        id: InstanceId,
-        slot: Option<Slot>,
-        index: u32,
-        program: Arc<Program>,
-        kept: Option<Address>,
-    ) {
-        let accident = if self.healthy { 50 } else { self.rng.u8(..50) };
-        let probe = program.upstream.as_ref().and_then(|name| self.model.upstreams.get(name)?.probe.as_ref());
-        let process = Process {
-            slot,
-            alive: accident != 0,
-            had_readiness_probe: probe.is_some() && program.address.is_some(),
-            frozen: false,
-            listening: false,
-            sick: accident == 1,
-            address: self.address_for(&program, index, kept),
-            passed_startup: false,
-            passed_readiness: false,
-            was_in: false,
-            signalled: false,
-            program: program.clone(),
-        };
-        let address = process.address.clone();
-        self.processes.insert(id, process);
-        if accident == 0 {
-            self.soon(Event::SpawnFailed { instance: id, error: "no such file".to_owned() });
-            return;
-        }
-        self.after_ms(1, Happening::Event(Event::Spawned { instance: id, pid: id.0 as u32, address }));
-        let start = self.rng.u64(2..700);
-        match accident {
-            2..5 => self.after_ms(start, Happening::Dies(id, Ending::Code(1))),
-            5 => {}
-            _ if program.address.is_some() => self.after_ms(start, Happening::Listens(id)),
-            6..15 => self.after_ms(start * 10, Happening::Dies(id, Ending::Code(0))),
-            _ => {}
-        }
-    }
-
-    /// Mostly the same port again; sometimes that is taken by somebody else.
-    fn address_for(&mut self, program: &Program, index: u32, kept: Option<Address>) -> Option<Address> {
-        program.address.as_ref()?;
-        let port = 20_000 + (index as u16) * 100 + self.rng.u16(..100) + program.name.len() as u16 * 1_000;
-        let fresh = Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-        Some(kept.filter(|_| self.rng.u8(..10) > 0).unwrap_or(fresh))
-    }
-
-    fn signal(&mut self, id: InstanceId) {
-        let Some(process) = self.processes.get_mut(&id) else { return };
-        process.signalled = true;
-        if !process.frozen && self.rng.u8(..10) > 0 {
-            let after = self.rng.u64(1..300);
-            self.after_ms(after, Happening::Dies(id, Ending::Signal(15)));
-        }
-    }
-
-    /// The kernel marks its row at once; the master hears of it a little later.
-    fn die(&mut self, id: InstanceId, ending: Ending) {
-        let Some(process) = self.processes.get_mut(&id).filter(|each| each.alive) else { return };
-        process.alive = false;
-        if let Some(slot) = process.slot
-            && let Some(row) = self.rows.get_mut(&slot)
-            && row.instance == id
-        {
-            row.exited = id;
-            row.active = 0;
-        }
-        let after = self.rng.u64(1..4);
-        let exited = Event::Exited { instance: id, ending, last_line: None };
-        self.after_ms(after.max(2), Happening::Event(exited));
-    }
-
-    fn listen(&mut self, id: InstanceId) {
-        let Some(process) = self.processes.get_mut(&id).filter(|each| each.alive && !each.listening) else {
-            return;
-        };
-        process.listening = true;
-        self.set_closed(id, false);
-        self.soon(Event::ListenOpened(id));
-    }
-
-    fn set_closed(&mut self, id: InstanceId, closed: bool) {
-        let Some(slot) = self.processes[&id].slot else { return };
-        if let Some(row) = self.rows.get_mut(&slot).filter(|row| row.instance == id) {
-            row.closed = closed;
-        }
-    }
-
-    fn start_probe(
-        &mut self,
-        id: InstanceId,
-        role: ProbeRole,
-        address: Address,
-        every_ms: u64,
-        first_ms: u64,
-    ) {
-        if !self.processes.contains_key(&id) {
-            self.statics.insert(id, address);
-        }
-        self.happenings += 1;
-        let probing = Probing { generation: self.happenings, every_ms, gap_ms: first_ms };
-        self.probes.insert((id, role), probing);
-        self.after_ms(1, Happening::Probe(id, role, probing.generation));
-    }
-
-    fn run_probe(&mut self, id: InstanceId, role: ProbeRole, generation: u64) {
-        let Some(probing) = self.probes.get_mut(&(id, role)).filter(|each| each.generation == generation)
-        else {
-            return;
-        };
-        let gap = probing.gap_ms;
-        probing.gap_ms = (gap * 2).min(probing.every_ms);
-        self.happenings += 1;
-        probing.generation = self.happenings;
-        let next = Happening::Probe(id, role, probing.generation);
-        self.after_ms(gap, next);
-        let passes = self.passes(id, role);
-        if let Some(process) = self.processes.get_mut(&id).filter(|_| passes) {
-            process.passed_startup |= role == ProbeRole::Startup;
-            process.passed_readiness |= role == ProbeRole::Readiness;
-        }
-        let result = if passes { Ok(()) } else { Err("connection refused".to_owned()) };
-        self.take(Event::Probed { instance: id, role, result });
-    }
-
-    fn passes(&mut self, id: InstanceId, role: ProbeRole) -> bool {
-        if let Some(address) = self.statics.get(&id) {
-            return !self.sick.contains(address);
-        }
-        let flaky = !self.healthy && self.rng.u8(..30) == 0;
-        let Some(process) = self.processes.get(&id) else { return false };
-        let answers = process.alive && process.listening && !process.frozen;
-        answers && !flaky && (role != ProbeRole::Readiness || !process.sick)
-    }
-
     fn end_request(&mut self, slot: Slot, id: InstanceId) {
         let Some(row) = self.rows.get_mut(&slot).filter(|row| row.instance == id && row.active > 0) else {
             return;
@@ -485,165 +353,11 @@ impl World {
         }
     }
 
-    /// Somebody does something: clients, processes, the operator.
-    fn meddle(&mut self) {
-        match self.rng.u8(..100) {
-            0..35 => self.send_request(),
-            35..45 => self.fail_request(),
-            45..55 => self.kill_a_process(),
-            55..60 => self.freeze_a_process(),
-            60..64 => self.close_a_listener(),
-            64..68 => self.make_sick(),
-            68..71 => self.outside_is_up = !self.outside_is_up,
-            71..80 => self.reload(),
-            80..99 => self.operate(),
-            _ if self.rng.u8(..5) == 0 => self.terminate(),
-            _ => {}
-        }
-    }
-
-    fn some_in(&mut self) -> Option<(Slot, InstanceId)> {
-        let served = self.snapshots.first()?;
-        let known: BTreeSet<u32> =
-            served.upstreams.iter().flat_map(|each| &each.backends).map(|each| each.slot).collect();
-        let rows: Vec<(Slot, InstanceId)> = self
-            .rows
-            .iter()
-            .filter(|(slot, row)| row.traffic() == TrafficState::In && known.contains(&slot.0))
-            .map(|(&slot, row)| (slot, row.instance))
-            .collect();
-        if rows.is_empty() { None } else { Some(rows[self.rng.usize(..rows.len())]) }
-    }
-
-    fn send_request(&mut self) {
-        let Some((slot, id)) = self.some_in() else { return };
-        if let Some(row) = self.rows.get_mut(&slot) {
-            row.active += 1;
-        }
-        let takes = if self.rng.u8(..10) == 0 { 8_000 } else { 400 };
-        let after = self.rng.u64(1..takes);
-        self.after_ms(after, Happening::RequestEnds(slot, id));
-        if self.rng.bool() {
-            self.take(Event::BackendSucceeded { slot, instance: id });
-        }
-    }
-
-    fn fail_request(&mut self) {
-        let Some((slot, instance)) = self.some_in() else { return };
-        let reason = Reason::ALL[self.rng.usize(..Reason::ALL.len())];
-        self.take(Event::BackendFailed { slot, instance, reason });
-    }
-
-    fn some_process(&mut self) -> Option<InstanceId> {
-        let living: Vec<InstanceId> = self
-            .processes
-            .iter()
-            .filter(|(_, each)| each.alive && each.listening)
-            .map(|(&id, _)| id)
-            .collect();
-        if living.is_empty() { None } else { Some(living[self.rng.usize(..living.len())]) }
-    }
-
-    fn kill_a_process(&mut self) {
-        let endings = [Ending::Signal(9), Ending::OutOfMemory, Ending::Code(1), Ending::Code(0)];
-        let ending = endings[self.rng.usize(..4)];
-        if let Some(id) = self.some_process() {
-            self.die(id, ending);
-        }
-    }
-
-    fn freeze_a_process(&mut self) {
-        if let Some(id) = self.some_process()
-            && let Some(process) = self.processes.get_mut(&id)
-        {
-            process.frozen = true;
-        }
-    }
-
-    fn close_a_listener(&mut self) {
-        let Some(id) = self.some_process() else { return };
-        if let Some(process) = self.processes.get_mut(&id) {
-            process.listening = false;
-        }
-        self.set_closed(id, true);
-        self.soon(Event::ListenClosed(id));
-        if self.rng.bool() {
-            let after = self.rng.u64(5..500);
-            self.after_ms(after, Happening::Listens(id));
-        }
-    }
-
-    fn make_sick(&mut self) {
-        let sick = self.rng.bool();
-        if let Some(address) = self.statics.values().next().cloned() {
-            if !self.sick.remove(&address) {
-                self.sick.insert(address);
-            }
-        } else if let Some(id) = self.some_process()
-            && let Some(process) = self.processes.get_mut(&id)
-        {
-            process.sick = sick;
-        }
-    }
-
-    fn reload(&mut self) {
-        if self.ending {
-            return;
-        }
-        let model = Arc::new(random_model(&mut self.rng));
-        self.model = model.clone();
-        let request = self.new_request();
-        self.take(Event::Apply { model, request: Some(request) });
-        self.note_probes_removed();
-    }
-
-    /// Whose upstream has no probe any more need not pass one, even if a later configuration has one again.
-    fn note_probes_removed(&mut self) {
-        for process in self.processes.values_mut().filter(|each| each.alive) {
-            let backend = process.slot.and_then(|slot| self.state.backends.get(&slot));
-            let upstream = backend.and_then(|backend| self.model.upstreams.get(&backend.upstream));
-            process.had_readiness_probe &= upstream.is_some_and(|upstream| upstream.probe.is_some());
-        }
-    }
-
-    fn operate(&mut self) {
-        let names = self.random_names();
-        let now = self.rng.u8(..10) == 0;
-        let command = match self.rng.u8(..10) {
-            0..3 => Command::Start { names },
-            3..5 => Command::Stop { names, now },
-            5..8 => Command::Restart { names, now },
-            8 => Command::Drain { names },
-            _ => Command::Undrain { names },
-        };
-        self.hasty |= now;
-        self.command(command);
-    }
-
-    fn random_names(&mut self) -> Vec<String> {
-        let pool = ["web", "db", "job", "green", "web:0", "web:1", "green:0", "a/10.0.0.1:8001", "nobody"];
-        match self.rng.u8(..4) {
-            0 => Vec::new(),
-            _ => vec![pool[self.rng.usize(..pool.len())].to_owned()],
-        }
-    }
-
-    fn command(&mut self, command: Command) {
-        let request = self.new_request();
-        self.take(Event::Command { request, command, actor: "uid=0".to_owned() });
-    }
-
-    fn new_request(&mut self) -> u64 {
-        let request = self.asked.len() as u64 + 1;
-        self.asked.insert(request);
-        request
-    }
-
-    fn soon(&mut self, event: Event) {
+    pub(super) fn soon(&mut self, event: Event) {
         self.after_ms(1, Happening::Event(event));
     }
 
-    fn after_ms(&mut self, ms: u64, happening: Happening) {
+    pub(super) fn after_ms(&mut self, ms: u64, happening: Happening) {
         self.happenings += 1;
         self.queue.insert((self.now + Duration::from_millis(ms), self.happenings), happening);
     }
