@@ -1,7 +1,9 @@
 //! Any text is either a configuration or a report that renders; nothing panics, and a model survives its journey.
 //!
 //! `cargo xtask fuzz`, or by hand in the top folder:
-//! `cargo +nightly fuzz run --sanitizer none --fuzz-dir tests/fuzz config -- -max_total_time=60`
+//! `cargo +nightly fuzz run --sanitizer none --fuzz-dir tests/fuzz config tests/fuzz/corpus/config tests/fixtures/config -- -max_total_time=60`
+//! (the second folder gives the wrong files of the golden tests as seeds). The release profile links slowly: set
+//! `CARGO_PROFILE_RELEASE_LTO=off` on a small machine.
 
 #![no_main]
 
