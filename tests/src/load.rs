@@ -17,6 +17,8 @@ use crate::http1::{self, BodyEnd};
 
 /// Longest wait for one answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// Room for one read.
+const READ_BYTES: usize = 64 * 1024;
 /// Failures described; more are only counted.
 const FAILURES_KEPT: usize = 100;
 
@@ -226,7 +228,7 @@ impl Sender {
 
     /// Sends until the connection ends, a request fails or the load stops.
     async fn use_connection(&mut self, mut stream: TcpStream, connected: Duration) {
-        let mut buffer = Vec::with_capacity(16 * 1024);
+        let mut buffer = Vec::with_capacity(READ_BYTES);
         let requests: Vec<String> = self.plan.paths.iter().map(|path| request(path)).collect();
         for request in requests.iter().cycle() {
             let sent = if self.plan.reconnect { connected } else { self.begun.elapsed() };
@@ -298,12 +300,12 @@ async fn exchange(stream: &mut TcpStream, request: &str, buffer: &mut Vec<u8>) -
                 BodyEnd::Close => bail!("an answer without length"),
             };
             if let Some(end) = end {
-                let answer = String::from_utf8_lossy(&buffer[..end]);
-                ensure!(head.status == 200, "answered {answer}");
+                ensure!(head.status == 200, "answered {}", String::from_utf8_lossy(&buffer[..end.min(512)]));
                 buffer.drain(..end);
                 return Ok(head.closes);
             }
         }
+        buffer.reserve(READ_BYTES);
         let count = stream.read_buf(buffer).await.context("reading the answer")?;
         ensure!(count > 0, "closed after {} bytes of an answer", buffer.len());
     }

@@ -39,7 +39,7 @@ pub struct KillFigures {
     pub missed: u64,
     /// From the call of kill to the row being OUT.
     pub kill_to_out: Durations,
-    /// From the exit, as the first userspace process can see it (pidfd), to the row being OUT; zero where OUT came first.
+    /// From the exit, as a userspace process sees it at the earliest (pidfd), to the row being OUT; zero where OUT came first.
     pub exit_to_out: Durations,
     /// From the row being OUT to the next process of the instance.
     pub respawn: Durations,
@@ -138,7 +138,7 @@ impl KillFigures {
         for failure in self.load.failures.iter().take(5) {
             println!("  failed: {failure:?}");
         }
-        self.exit_to_out.print("exit → table OUT");
+        self.exit_to_out.print("exit seen by pidfd → table OUT");
         self.kill_to_out.print("kill() → table OUT");
         self.respawn.print("table OUT → next process");
         self.back_in.print("table OUT → IN again");
