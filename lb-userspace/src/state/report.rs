@@ -26,7 +26,11 @@ impl State {
             master_pid: self.master_pid,
             snapshot: self.acknowledged,
             listeners: addresses.collect(),
-            instances: self.instances.values().map(|each| instance(each, now, activity, traffic)).collect(),
+            instances: self
+                .instances
+                .values()
+                .map(|each| self.instance(each, now, activity, traffic))
+                .collect(),
             backends: self.backends.values().map(|each| self.backend(each, activity, traffic)).collect(),
             ..Default::default()
         }
@@ -49,23 +53,38 @@ impl State {
             supervised: backend.supervised.is_some(),
         }
     }
-}
 
-fn instance(instance: &Instance, now: Time, activity: Activity<'_>, traffic: Traffic<'_>) -> InstanceStatus {
-    InstanceStatus {
-        name: instance.name.to_string(),
-        program: instance.name.program.clone(),
-        pid: instance.pid,
-        instance: instance.last_life.0,
-        process_state: instance.process_state(),
-        traffic_state: instance.slot.map(|slot| traffic(slot).name().to_owned()),
-        address: instance.address.as_ref().map(ToString::to_string),
-        uptime_ms: instance.pid.map(|_| now.since(instance.spawned_at).as_millis() as u64),
-        restarts: instance.restarts,
-        active: instance.slot.map_or(0, |slot| activity(slot).0),
-        reason: instance.reason.clone(),
-        ending: instance.ending,
-        last_line: instance.last_line.clone(),
+    fn instance(
+        &self,
+        instance: &Instance,
+        now: Time,
+        activity: Activity<'_>,
+        traffic: Traffic<'_>,
+    ) -> InstanceStatus {
+        InstanceStatus {
+            name: instance.name.to_string(),
+            program: instance.name.program.clone(),
+            pid: instance.pid,
+            instance: instance.last_life.0,
+            process_state: instance.process_state(),
+            traffic_state: instance.slot.map(|slot| traffic(slot).name().to_owned()),
+            address: instance.address.as_ref().map(ToString::to_string),
+            uptime_ms: instance.pid.map(|_| now.since(instance.spawned_at).as_millis() as u64),
+            restarts: instance.restarts,
+            active: instance.slot.map_or(0, |slot| activity(slot).0),
+            reason: self.reason(instance).to_owned(),
+            ending: instance.ending,
+            last_line: instance.last_line.clone(),
+        }
+    }
+
+    /// Why it is what it is. What keeps traffic from an instance that is well, its row knows.
+    fn reason<'s>(&'s self, instance: &'s Instance) -> &'s str {
+        let row = instance.slot.and_then(|slot| self.backends.get(&slot));
+        match row.filter(|row| instance.is_running() && (row.drained || row.watch.is_ejected())) {
+            Some(row) => &row.reason,
+            None => &instance.reason,
+        }
     }
 }
 

@@ -116,6 +116,7 @@ fn drain_is_answered_when_workers_have_acknowledged_and_lasts_over_restarts() {
     desk.acknowledges = false;
     let request = desk.command(Command::Drain { names: names(&["docs:0"]) });
     assert_eq!(desk.traffic("docs:0"), TrafficState::Draining);
+    assert!(desk.reason("docs:0").starts_with("drained by "), "{}", desk.reason("docs:0"));
     assert!(!desk.answers.contains_key(&request));
     desk.send(Event::Acknowledged { number: desk.state.published.number });
     assert!(matches!(&desk.answers[&request], Answer::Done { lines } if *lines == ["docs:0: drained"]));
