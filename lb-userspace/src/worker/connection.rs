@@ -58,6 +58,7 @@ pub struct Client {
     closing: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     counted: Cell<(u64, u64)>,
+    last_active: Cell<Instant>,
 }
 
 #[derive(Clone, Copy)]
@@ -106,6 +107,11 @@ impl Client {
         }
     }
 
+    /// A request was over at this time: from then on the client is idle.
+    pub fn last_active(&self, now: Instant) {
+        self.last_active.set(now);
+    }
+
     /// Adds the bytes that moved since the last time.
     pub fn count_bytes(&self, metrics: &ThreadMetrics) {
         let (read, written) = (self.meters.read.get(), self.meters.written.get());
@@ -132,7 +138,7 @@ pub struct InProgress(Rc<Client>);
 
 impl Drop for InProgress {
     fn drop(&mut self) {
-        self.0.waiting.set(Waiting::Idle(Instant::now()));
+        self.0.waiting.set(Waiting::Idle(self.0.last_active.get()));
     }
 }
 
@@ -206,6 +212,7 @@ pub fn start(
         return;
     }
     let _ = stream.set_nodelay(true);
+    let now = Instant::now();
     let (metered, meters) = Metered::new(Stream::Tcp(stream));
     let (gate, handle) = Gate::new(TokioIo::new(metered));
     let client = Rc::new(Client {
@@ -216,11 +223,12 @@ pub fn start(
         gate: handle,
         tunnel: RefCell::new(None),
         // The first request is due at once: a connection that sends nothing is not kept like one that has proved itself.
-        waiting: Cell::new(Waiting::Head(Instant::now())),
+        waiting: Cell::new(Waiting::Head(now)),
         stall: Cell::new(None),
         closing: Cell::new(thread.draining.get().is_some()),
         waker: RefCell::new(None),
         counted: Cell::new((0, 0)),
+        last_active: Cell::new(now),
     });
     let entry = Entry::new(thread, &client);
     tokio::task::spawn_local(serve(entry, client, gate));

@@ -13,6 +13,9 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+/// Bytes up to which several buffers are copied into one: `send` is cheaper than `writev` by more than the copy.
+const JOINED_BYTES_MAX: usize = 1024;
+
 /// Bytes that passed a socket, and whether it takes more.
 #[derive(Debug, Default)]
 pub struct Meters {
@@ -107,6 +110,16 @@ impl AsyncWrite for Metered {
         cx: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let bytes: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        if bytes <= JOINED_BYTES_MAX {
+            let mut joined = [0; JOINED_BYTES_MAX];
+            let mut end = 0;
+            for buffer in buffers {
+                joined[end..end + buffer.len()].copy_from_slice(buffer);
+                end += buffer.len();
+            }
+            return self.poll_write(cx, &joined[..end]);
+        }
         let result = match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, buffers),
             Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, buffers),

@@ -76,14 +76,14 @@ pub struct TryFailed {
 
 /// The time-outs of a try: each runs from the last byte that moved.
 pub struct Progress {
-    seen: u64,
+    seen: Option<u64>,
     at: Instant,
 }
 
 impl Progress {
-    /// From now.
-    pub fn new(meters: &Meters, now: Instant) -> Self {
-        Self { seen: meters.progress(), at: now }
+    /// From now. What moves before the first [`Self::poll_stalled`] counts as moved now.
+    pub fn new(now: Instant) -> Self {
+        Self { seen: None, at: now }
     }
 
     /// Ready with the reason when nothing moved for too long.
@@ -95,8 +95,9 @@ impl Progress {
         timer: &RefCell<Timer>,
         cx: &mut Context<'_>,
     ) -> Poll<Reason> {
-        if self.seen != meters.progress() {
-            (self.seen, self.at) = (meters.progress(), Instant::now());
+        let progress = meters.progress();
+        if self.seen.replace(progress).is_some_and(|seen| seen != progress) {
+            self.at = Instant::now();
         }
         let (patience, reason): (Duration, _) = if meters.write_blocked.get() {
             (upstream.send_timeout, Reason::SendTimeout)
@@ -151,7 +152,7 @@ pub async fn exchange(
     let meters = connection.meters.clone();
     let (read_before, written_before) = (meters.read.get(), meters.written.get());
     let reused = connection.reused;
-    let mut progress = Progress::new(&meters, around.now);
+    let mut progress = Progress::new(around.now);
     let failed = |Broken { reason, detail }: Broken, phase| TryFailed {
         detail,
         reason,

@@ -1,8 +1,12 @@
 //! Answers that we make ourselves.
+//!
+//! Effectful: reads the clock.
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
+
+use tokio::time::Instant;
 
 use super::record::Record;
 use super::relay::ResponseBody;
@@ -28,7 +32,7 @@ pub fn answer(mut record: Box<Record>, reason: Reason) -> Response<ResponseBody>
     if record.served.shared.snapshot.reason_header {
         headers.insert(X_LB_REASON, HeaderValue::from_static(reason.name()));
     }
-    record.finish(Some(reason));
+    record.finish(Some(reason), Instant::now());
     response
 }
 

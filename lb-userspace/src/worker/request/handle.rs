@@ -57,7 +57,8 @@ async fn relay(record: &mut Record, request: Request<Incoming>) -> Result<Relaye
     loop {
         record.phase = Phase::Queue;
         let next = tries.next(record, &upstream).await?;
-        record.begin_try(next.picked, Instant::now());
+        let now = if record.tries == 0 && !next.waited { record.started } else { Instant::now() };
+        record.begin_try(next.picked, now);
         let tried = try_once(record, &prepared, &upstream, next.fresh).await;
         record.bytes_received = prepared.received();
         match tried {
@@ -93,8 +94,8 @@ async fn try_once(
             })?
         }
     };
-    let now = Instant::now();
-    (record.reused, record.connected, record.phase) = (connection.reused, Some(now), Phase::Send);
+    let now = if connection.reused { record.tried } else { Instant::now() };
+    (record.reused, record.connected, record.phase) = (connection.reused, Some(now), Phase::ResponseHead);
     let reuse = &upstream.metrics;
     if connection.reused { &reuse.connections_reused } else { &reuse.connections_opened }.add(1);
     let request = prepared.request(record);
@@ -166,7 +167,7 @@ impl Relayed {
             parts.version = Version::HTTP_11;
         }
         strip_hop_by_hop(&mut parts.headers);
-        if let Some(route) = &record.route {
+        if let Some(route) = record.route.as_ref().filter(|route| !route.response_headers.is_empty()) {
             apply(&route.response_headers, &mut parts.headers, &record.variables());
         }
         record.phase = Phase::ResponseBody;
@@ -176,7 +177,7 @@ impl Relayed {
                 if let Some(upstream) = &record.upstream {
                     record.thread.pool.give_back(connection, &upstream.shared, now);
                 }
-                record.finish(None);
+                record.finish(None, now);
                 ResponseBody::Whole(bytes)
             }
             Early::Part(frames) => {

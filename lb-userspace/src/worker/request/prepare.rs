@@ -53,7 +53,7 @@ impl Prepared {
         *request.method_mut() = record.method.clone();
         *request.uri_mut() = record.uri.clone();
         *request.headers_mut() = self.headers.clone();
-        if let Some(route) = &record.route {
+        if let Some(route) = record.route.as_ref().filter(|route| !route.request_headers.is_empty()) {
             apply(&route.request_headers, request.headers_mut(), &record.variables());
         }
         if let Some(protocol) = &self.upgrade {

@@ -63,6 +63,8 @@ pub struct Record {
     pub reason: Option<Reason>,
     /// When it began.
     pub started: Instant,
+    /// When it was over.
+    pub ended: Instant,
     /// When the last try began.
     pub tried: Instant,
     /// When the last connection was there.
@@ -106,6 +108,7 @@ impl Record {
             status: 0,
             reason: None,
             started: now,
+            ended: now,
             tried: now,
             connected: None,
             answered: None,
@@ -140,11 +143,13 @@ impl Record {
     }
 
     /// The answer is complete, or was given up for `reason`.
-    pub fn finish(&mut self, reason: Option<Reason>) {
+    pub fn finish(&mut self, reason: Option<Reason>, now: Instant) {
         if std::mem::replace(&mut self.finished, true) {
             return;
         }
         self.reason = reason;
+        self.ended = now;
+        self.client.last_active(now);
         if let Some(picked) = self.picked.take()
             && reason.is_none()
         {
@@ -185,7 +190,7 @@ impl Drop for Record {
     /// hyper drops a request in progress when its client goes away.
     fn drop(&mut self) {
         if !self.finished {
-            self.finish(Some(Reason::ClientAborted));
+            self.finish(Some(Reason::ClientAborted), Instant::now());
         }
     }
 }

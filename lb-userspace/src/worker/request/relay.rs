@@ -47,7 +47,7 @@ impl Arriving {
         early: Vec<Frame<Bytes>>,
         record: Box<Record>,
     ) -> Self {
-        let progress = Progress::new(&connection.meters, Instant::now());
+        let progress = Progress::new(record.answered.unwrap_or(record.started));
         Self { connection: Some(connection), incoming, early: early.into(), record, progress }
     }
 
@@ -98,17 +98,18 @@ impl Arriving {
 
     fn complete(&mut self) {
         let Some(connection) = self.connection.take() else { return };
+        let now = Instant::now();
         if let Some(upstream) = &self.record.upstream {
-            self.record.thread.pool.give_back(connection, &upstream.shared, Instant::now());
+            self.record.thread.pool.give_back(connection, &upstream.shared, now);
         }
-        self.record.finish(None);
+        self.record.finish(None, now);
     }
 
     fn break_off(&mut self, Broken { reason, detail }: Broken) {
         self.connection = None;
         let failed = TryFailed { reason, phase: Phase::ResponseBody, sent: true, stale: false, detail };
         drop(self.record.fail_try(&failed));
-        self.record.finish(Some(reason));
+        self.record.finish(Some(reason), Instant::now());
     }
 }
 

@@ -6,7 +6,6 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::HeaderValue;
-use tokio::time::Instant;
 
 use super::exchange::Phase;
 use super::record::Record;
@@ -41,7 +40,7 @@ fn count(record: &Record) {
     if record.phase == Phase::Tunnel {
         metrics.tunnels.subtract(1);
     } else {
-        metrics.took(record.started.elapsed());
+        metrics.took(record.ended - record.started);
     }
     match (record.reason, record.backend_metrics()) {
         (Some(reason), _) => metrics.answered_ourselves(reason),
@@ -60,7 +59,7 @@ fn log_access(record: &Record, log: &LogQueue) {
         status: record.reason.filter(|_| record.status == 0).map_or(record.status, Reason::status),
         bytes_sent: record.bytes_sent,
         bytes_received: record.bytes_received,
-        duration: record.started.elapsed(),
+        duration: record.ended - record.started,
         upstream: record.answered.map(|answered| answered - record.tried),
         reason: record.reason,
         attempts: record.attempts,
@@ -100,7 +99,7 @@ fn log_error(record: &Record, reason: Reason, log: &LogQueue) {
         attempts_max: ATTEMPTS_MAX,
         bytes_received: record.bytes_received,
         bytes_sent: record.bytes_sent,
-        duration: Instant::now() - record.started,
+        duration: record.ended - record.started,
     };
     let mut line = Vec::with_capacity(512);
     error.write(&mut line);

@@ -15,6 +15,11 @@ pub struct CompiledChanges {
 }
 
 impl CompiledChanges {
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.set.is_empty() && self.append.is_empty()
+    }
+
     /// Compiles `changes`. Changes to fields that frame the message are left out: they are ours to write.
     pub fn new(changes: &HeaderChanges) -> Self {
         let value = |(name, template)| Some((changeable(name)?, CompiledTemplate::new(template)));

@@ -36,6 +36,8 @@ pub struct Next {
     pub picked: Picked,
     /// Whether it must be asked over a new connection.
     pub fresh: bool,
+    /// Whether the request waited for it.
+    pub waited: bool,
 }
 
 impl Tries {
@@ -45,13 +47,16 @@ impl Tries {
     /// The reason of the answer when there will be none.
     pub async fn next(&mut self, record: &Record, upstream: &LocalUpstream) -> Result<Next, Reason> {
         if let Some(picked) = self.reconnect.take() {
-            return Ok(Next { picked, fresh: true });
+            return Ok(Next { picked, fresh: true, waited: false });
         }
         let thread = &record.thread;
         let mut settled_at = None;
         loop {
             match pick(thread, upstream, record.client_ip, &self.tried) {
-                Ok(picked) => return Ok(Next { picked, fresh: false }),
+                Ok(picked) => {
+                    let waited = self.held_since.is_some() || settled_at.is_some();
+                    return Ok(Next { picked, fresh: false, waited });
+                }
                 Err(Nobody::NoneIn) => {
                     let since = *self.held_since.get_or_insert_with(Instant::now);
                     hold(thread, upstream, since).await.map_err(|reason| self.rather_than(reason))?;

@@ -82,7 +82,7 @@ impl PendingTunnel {
         // The 101 was the last thing that the driver had to do: it ends as soon as it is polled.
         let ended = poll_fn(|cx| backend.drive(cx));
         if tokio::time::timeout(read_timeout, ended).await.is_err() {
-            record.finish(Some(Reason::ResponseMalformed));
+            record.finish(Some(Reason::ResponseMalformed), Instant::now());
             return;
         }
         let (backend, open, early_answer) = backend.into_upgraded();
@@ -102,7 +102,7 @@ impl PendingTunnel {
         let reason = tunnel.run(&thread, &record).await;
         record.bytes_received += tunnel.to_backend.bytes();
         record.bytes_sent += tunnel.to_client.bytes();
-        record.finish(reason);
+        record.finish(reason, Instant::now());
         drop(open);
     }
 }
