@@ -219,7 +219,7 @@ struct Lines {
 impl Lines {
     /// The next line including its LF; `None` where it is not complete.
     fn next<'a>(&mut self, bytes: &'a [u8]) -> Option<&'a [u8]> {
-        let Some(found) = bytes[self.searched..].iter().position(|&byte| byte == b'\n') else {
+        let Some(found) = memchr::memchr(b'\n', &bytes[self.searched..]) else {
             self.searched = bytes.len();
             return None;
         };

@@ -10,9 +10,20 @@ pub(super) fn is_token(text: &[u8]) -> bool {
     !text.is_empty() && text.iter().all(|&byte| is_token_byte(byte))
 }
 
-/// Whether `text` may be a field's value: HTAB, SP, VCHAR and obs-text. Looks at every byte, so that the loop can be vectorised.
+/// Whether `text` may be a field's value: HTAB, SP, VCHAR and obs-text. Looks at every byte, sixteen at a time, so that
+/// the compiler makes vector instructions of it.
 pub(super) fn is_field_value(text: &[u8]) -> bool {
-    !text.iter().fold(false, |bad, &byte| bad | ((byte < b' ') & (byte != b'\t')) | (byte == 0x7f))
+    let mut blocks = text.chunks_exact(16);
+    let bad = blocks.by_ref().fold(0, |bad, block| bad | control_bytes(block));
+    bad | control_bytes(blocks.remainder()) == 0
+}
+
+/// Not zero where there is a control character other than HTAB.
+#[inline(always)]
+fn control_bytes(bytes: &[u8]) -> u8 {
+    bytes.iter().fold(0, |bad, &byte| {
+        bad | (u8::from(byte < b' ') & u8::from(byte != b'\t')) | u8::from(byte == 0x7f)
+    })
 }
 
 /// The elements of a comma-separated list, without the space around them.
