@@ -3,17 +3,25 @@
 use super::Candidate;
 use super::round_robin::RoundRobin;
 
-/// The `index` of the least loaded.
-pub(super) fn choose(
-    turns: &mut RoundRobin,
-    candidates: &[Candidate],
-    rng: &mut fastrand::Rng,
-) -> Option<usize> {
-    let least = candidates.iter().filter(|candidate| candidate.weight > 0).min_by(|a, b| load_order(a, b));
-    let Some(least) = least else { return turns.choose(candidates, rng) };
-    let is_least = |candidate: &&Candidate| candidate.weight > 0 && load_order(candidate, least).is_eq();
-    let equals: Vec<Candidate> = candidates.iter().filter(is_least).copied().collect();
-    turns.choose(&equals, rng)
+/// Whose turn it is among equals.
+#[derive(Clone, Debug, Default)]
+pub struct LeastConnections {
+    turns: RoundRobin,
+    /// The equals of a choice; kept so that a choice allocates nothing.
+    equals: Vec<Candidate>,
+}
+
+impl LeastConnections {
+    /// The `index` of the least loaded.
+    pub(super) fn choose(&mut self, candidates: &[Candidate], rng: &mut fastrand::Rng) -> Option<usize> {
+        let weighted = || candidates.iter().filter(|candidate| candidate.weight > 0);
+        let Some(least) = weighted().min_by(|a, b| load_order(a, b)) else {
+            return self.turns.choose(candidates, rng);
+        };
+        self.equals.clear();
+        self.equals.extend(weighted().filter(|candidate| load_order(candidate, least).is_eq()));
+        self.turns.choose(&self.equals, rng)
+    }
 }
 
 /// Compares active/weight without division.

@@ -10,6 +10,7 @@ mod round_robin;
 use std::net::IpAddr;
 
 use crate::config::model::Balance;
+use least_connections::LeastConnections;
 use round_robin::RoundRobin;
 
 /// A backend that may take the request.
@@ -31,7 +32,7 @@ pub enum Chooser {
     /// Smooth weighted round robin.
     RoundRobin(RoundRobin),
     /// Fewest active requests per weight; equals take turns.
-    LeastConnections(RoundRobin),
+    LeastConnections(LeastConnections),
     /// The same client goes to the same backend.
     IpHash,
 }
@@ -41,7 +42,7 @@ impl Chooser {
     pub fn new(balance: Balance) -> Self {
         match balance {
             Balance::RoundRobin => Self::RoundRobin(RoundRobin::default()),
-            Balance::LeastConnections => Self::LeastConnections(RoundRobin::default()),
+            Balance::LeastConnections => Self::LeastConnections(LeastConnections::default()),
             Balance::IpHash => Self::IpHash,
         }
     }
@@ -55,7 +56,7 @@ impl Chooser {
     ) -> Option<usize> {
         match self {
             Self::RoundRobin(turns) => turns.choose(candidates, rng),
-            Self::LeastConnections(turns) => least_connections::choose(turns, candidates, rng),
+            Self::LeastConnections(least) => least.choose(candidates, rng),
             Self::IpHash => ip_hash::choose(candidates, client),
         }
     }
