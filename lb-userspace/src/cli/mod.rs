@@ -36,10 +36,13 @@ pub fn main() -> ExitCode {
     ExitCode::from(exit as u8)
 }
 
-/// Tells the operator, unless nobody reads any more.
+/// Tells the operator, unless nobody reads any more. A report of several lines stands alone, so that its carets stay in place.
 fn report(error: &CommandError) {
-    if error.exit() != Exit::Fine {
-        let style = anstyle::AnsiColor::Red.on_default().bold();
-        anstream::eprintln!("{style}lbctl:{style:#} {error}");
+    let style = anstyle::AnsiColor::Red.on_default().bold();
+    let message = error.to_string();
+    match error.exit() {
+        Exit::Fine => {}
+        _ if message.trim_end().contains('\n') => anstream::eprintln!("{}", message.trim_end()),
+        _ => anstream::eprintln!("{style}lbctl:{style:#} {message}"),
     }
 }

@@ -135,7 +135,7 @@ impl KernelHalf {
         let table = Arc::new(BackendTable::map(&memory).context("backend table")?);
         let row = |name, switch| match switch {
             Switch::Off => switched_off(name),
-            _ => off(name, why, remedy),
+            _ => off(name, "it needs bpf", ""),
         };
         let capabilities = vec![
             off("bpf", why, remedy),

@@ -99,13 +99,28 @@ impl Object {
 
 /// The error in one line: of a verifier's log, the sentence it ends with.
 pub fn reason(error: impl std::error::Error + Send + Sync + 'static) -> anyhow::Error {
-    let full = format!("{:#}", anyhow!(error));
+    let full = told(&anyhow!(error));
     let mut lines = full.lines().filter(|line| !line.trim().is_empty());
     let first = lines.next().unwrap_or_default().to_owned();
     match lines.take_while(|line| !line.starts_with("processed ")).last() {
         Some(verdict) => anyhow!("{first} … {verdict}"),
         None => anyhow!(first),
     }
+}
+
+/// The error with its causes, each once: some libraries repeat the beginning of a cause in their own text.
+pub(super) fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        let repeated =
+            text.match_indices(": ").map(|(at, _)| at + 2).find(|at| cause.starts_with(&text[*at..]));
+        match repeated {
+            Some(at) => text.replace_range(at.., &cause),
+            None if text.is_empty() => text = cause,
+            None => text = format!("{text}: {cause}"),
+        }
+    }
+    text
 }
 
 /// A map as the bytes of `lb_common` types: aya's own trait cannot be given to them.

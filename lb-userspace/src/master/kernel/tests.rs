@@ -180,3 +180,14 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
         std::thread::yield_now();
     }
 }
+
+#[test]
+fn a_cause_is_told_once() {
+    let cause = || anyhow::anyhow!("create map `M`: not permitted");
+    assert_eq!(object::told(&cause().context("map error")), "map error: create map `M`: not permitted");
+    assert_eq!(
+        object::told(&cause().context("map error: create map `M`")),
+        "map error: create map `M`: not permitted"
+    );
+    assert_eq!(object::told(&cause()), "create map `M`: not permitted");
+}
