@@ -43,5 +43,5 @@ fn clippy() -> anyhow::Result<()> {
 
 fn documentation() -> anyhow::Result<()> {
     let mut doc = cargo(&["doc", "--no-deps", "--document-private-items"]);
-    run(doc.env("RUSTDOCFLAGS", "-D warnings"))
+    run(doc.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links"))
 }

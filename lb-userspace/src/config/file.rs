@@ -1,6 +1,10 @@
 //! The file as written: which keys there are, what each means, and of which type its value is.
 //!
 //! The JSON Schema comes from the same list, so what editors complete is what the program reads.
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "descriptions of the JSON Schema: `[::]:80` is an address, not a link"
+)]
 
 use ipnet::IpNet;
 

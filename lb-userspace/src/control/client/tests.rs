@@ -27,7 +27,8 @@ fn the_request_carries_version_and_command() {
 #[test]
 fn heartbeats_are_passed_over() {
     let folder = tempfile::tempdir().unwrap();
-    let master = master(folder.path(), b"{\"answer\":\"more\"}\n{\"answer\":\"done\",\"lines\":[\"a\"]}\n");
+    let master =
+        master(folder.path(), b"{\"answer\":\"more\"}\n{\"answer\":\"done\",\"body\":{\"lines\":[\"a\"]}}\n");
     let mut client = Client::ask(folder.path(), Command::Reload).unwrap();
     assert_eq!(client.next_answer().unwrap(), Some(Answer::Done { lines: vec!["a".into()] }));
     assert_eq!(client.next_answer().unwrap(), None);

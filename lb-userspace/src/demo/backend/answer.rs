@@ -114,7 +114,7 @@ fn bytes(count: u64) -> Response<AnswerBody> {
 /// Bytes of one frame: a multiple of 251, so that each frame begins with zero.
 const PATTERN_BYTES: usize = 251 * 256;
 
-/// The body of [`bytes`]: the same frame again and again, never copied.
+/// The body of [`bytes()`]: the same frame again and again, never copied.
 struct Pattern {
     pattern: Bytes,
     left: u64,

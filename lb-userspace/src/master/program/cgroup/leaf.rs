@@ -54,7 +54,8 @@ impl Leaf {
     /// Sets what can be limited here.
     ///
     /// # Errors
-    /// What the operating system says; a controller that is not there is no error (see [`Cgroups::lost_limits`]).
+    /// What the operating system says; a controller that is not there is no error (see
+    /// [`Cgroups::lost_limits`](super::Cgroups::lost_limits)).
     pub fn limit(&self, limits: &Limits) -> io::Result<()> {
         if let Some(bytes) = limits.memory_bytes {
             self.set("memory.max", &bytes.to_string())?;

@@ -7,7 +7,7 @@ use std::task::Waker;
 use crate::reason::Reason;
 use crate::worker::request::framing::Phase;
 
-/// The handler's end of a [`Gate`].
+/// The handler's end of a [`Gate`](super::Gate).
 #[derive(Clone)]
 pub struct GateHandle(pub(super) Arc<Shared>);
 
