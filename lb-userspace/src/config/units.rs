@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 /// The longest duration that a file may hold: 30 days.
 pub const DURATION_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// A duration in whole milliseconds of at least `MIN_MS` and at most [`DURATION_MAX`].
+/// A duration in whole milliseconds of at least `MIN_MS` and at most `DURATION_MAX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timespan<const MIN_MS: u64>(Duration);
 

@@ -86,7 +86,7 @@ pub enum ClientError {
         /// What the operating system said.
         source: std::io::Error,
     },
-    /// No line for [`SILENCE_MAX`].
+    /// No line for `SILENCE_MAX`.
     #[error("the master did not answer for {} s: it is stuck or stopped; see its log", SILENCE_MAX.as_secs())]
     Silent,
     /// The connection failed.
