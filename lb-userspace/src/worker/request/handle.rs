@@ -17,6 +17,7 @@ use super::failure;
 use super::framing::Phase as GatePhase;
 use super::pool::{BackendConnection, reason_of_connect};
 use super::prepare::{Prepared, prepare};
+use super::protocols;
 use super::record::Record;
 use super::relay::{Arriving, ResponseBody};
 use super::rewrite::{apply, strip_hop_by_hop};
@@ -109,7 +110,8 @@ async fn try_once(
     };
     let arrived = exchange(&mut connection, request, around).await?;
     let is_upgraded = arrived.response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    if is_upgraded && prepared.upgrade.is_none() {
+    let confirmed = |asked| protocols::confirms(arrived.response.headers(), asked);
+    if is_upgraded && !prepared.upgrade.as_ref().is_some_and(confirmed) {
         let (reason, phase) = (Reason::ResponseMalformed, Phase::ResponseHead);
         let detail = "101 that nobody asked for".to_owned();
         return Err(TryFailed { reason, phase, sent: true, stale: false, detail });

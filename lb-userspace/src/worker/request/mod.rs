@@ -13,6 +13,7 @@ pub mod pick;
 pub mod pipe;
 pub mod pool;
 pub mod prepare;
+pub mod protocols;
 pub mod record;
 pub mod relay;
 pub mod report;

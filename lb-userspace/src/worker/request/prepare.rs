@@ -3,7 +3,6 @@
 use std::rc::Rc;
 
 use http::header::{CONNECTION, EXPECT, HOST, REFERER, TE, UPGRADE, USER_AGENT, VIA};
-use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -12,7 +11,7 @@ use super::body::{BodySource, RequestBody};
 use super::exchange::Phase;
 use super::record::Record;
 use super::rewrite::{apply, strip_hop_by_hop};
-use super::{forwarded, retry, target, websocket};
+use super::{forwarded, protocols, retry, target};
 use crate::reason::Reason;
 use crate::worker::served::LocalUpstream;
 
@@ -103,7 +102,7 @@ pub fn prepare(
         return Err(Reason::BodyTooLarge);
     }
     let source = (!body.is_end_stream()).then(|| Rc::new(BodySource::new(body, bytes_max)));
-    let upgrade = asked_protocol(&parts).filter(|_| source.is_none());
+    let upgrade = protocols::asked(&parts.method, parts.version, &parts.headers, source.is_some());
     let headers = backend_headers(record, parts.headers)?;
     let idempotent = retry::is_idempotent(&record.method);
     Ok((Prepared { headers, source, length, idempotent, upgrade }, upstream))
@@ -148,11 +147,4 @@ fn check_loop(headers: &HeaderMap, ours: &HeaderValue) -> Result<(), Reason> {
         .filter(|entry| entry.trim_ascii() == ours.as_bytes())
         .count();
     if passes >= PASSES_MAX { Err(Reason::Loop) } else { Ok(()) }
-}
-
-/// The protocol that the request asks for, if it is one that we change to. It must be what the framing gate holds bytes
-/// back for: in a tunnel that the gate does not know of, it would go on reading requests.
-fn asked_protocol(parts: &Parts) -> Option<HeaderValue> {
-    let is_asked = websocket::is_upgrade(&parts.method, parts.version, &parts.headers);
-    is_asked.then(|| HeaderValue::from_static("websocket"))
 }

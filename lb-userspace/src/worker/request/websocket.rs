@@ -1,33 +1,13 @@
-//! WebSocket as far as a relay must know it: what asks for it, where a frame ends, how a close frame looks (RFC 6455).
+//! WebSocket as far as a relay must know it: where a frame ends, how a close frame looks (RFC 6455).
 //!
 //! A tunnel that must end (its backend is drained) may be given a close frame, but only between two frames; inside one
 //! our bytes would be read as payload.
-
-use http::header::{self, HeaderMap, HeaderName};
-use http::{Method, Version};
 
 /// Bytes of the longest reason in a close frame: a control frame holds 125, two are the code (RFC 6455 §5.5).
 const CLOSE_REASON_BYTES_MAX: usize = 123;
 const OPCODE_CLOSE: u8 = 0x8;
 const FINAL: u8 = 0x80;
 const MASKED: u8 = 0x80;
-
-/// Whether a request asks for a WebSocket: HTTP/1.1 GET with `Upgrade: websocket`, nominated by `Connection`. The gate
-/// (`framing`) holds back the bytes after exactly these requests.
-pub fn is_upgrade(method: &Method, version: Version, headers: &HeaderMap) -> bool {
-    method == Method::GET
-        && version == Version::HTTP_11
-        && lists(headers, &header::UPGRADE, b"websocket")
-        && lists(headers, &header::CONNECTION, b"upgrade")
-}
-
-fn lists(headers: &HeaderMap, name: &HeaderName, token: &[u8]) -> bool {
-    headers
-        .get_all(name)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
-        .any(|listed| listed.trim_ascii().eq_ignore_ascii_case(token))
-}
 
 /// Follows one direction of a tunnel. Control frames may stand between the fragments of a message, so a frame boundary
 /// is all that a close frame needs.
@@ -201,30 +181,6 @@ mod tests {
         assert_eq!(close_frame(1001, &"é".repeat(100), None).len(), 2 + 2 + 122);
     }
 
-    #[test]
-    fn upgrade_is_asked_for_by_both_fields() {
-        let check = |method: Method, version, lines: &[(&'static str, &'static str)], expect: bool| {
-            let mut headers = HeaderMap::new();
-            for (name, value) in lines {
-                headers.append(HeaderName::from_static(name), http::HeaderValue::from_static(value));
-            }
-            assert_eq!(is_upgrade(&method, version, &headers), expect, "{lines:?}");
-        };
-        let good = [("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")];
-        check(Method::GET, Version::HTTP_11, &good, true);
-        check(Method::POST, Version::HTTP_11, &good, false);
-        check(Method::GET, Version::HTTP_10, &good, false);
-        check(Method::GET, Version::HTTP_11, &good[1..], false);
-        check(Method::GET, Version::HTTP_11, &good[..1], false);
-        check(Method::GET, Version::HTTP_11, &[("connection", "upgrade"), ("upgrade", "h2c")], false);
-        check(
-            Method::GET,
-            Version::HTTP_11,
-            &[("connection", "upgrade"), ("upgrade", "h2c"), ("upgrade", "websocket")],
-            true,
-        );
-    }
-
     proptest! {
         #[test]
         fn boundaries_do_not_depend_on_how_bytes_are_cut(
@@ -252,32 +208,6 @@ mod tests {
                 prop_assert_eq!(tracker.at_boundary(), ends.contains(&at));
             }
             prop_assert!(!tracker.closed());
-        }
-
-        /// The gate reads bytes, the handler reads hyper's headers: both must agree on what is an upgrade.
-        #[test]
-        fn gate_and_handler_agree(
-            method in prop::sample::select(vec!["GET", "POST", "get"]), version in prop::sample::select(vec!["1.0", "1.1"]),
-            lines in prop::collection::vec(prop::sample::select(vec![
-                "Connection: upgrade", "connection: keep-alive", "Connection: close ,\tUpGrade", "Connection: upgrade;x", "Upgrade: websocket",
-                "UPGRADE: h2c", "Upgrade: h2c, WebSocket", "Upgrade: websocket/13", "Content-Length: 0", "Upgrade:", "X-Upgrade: websocket",
-            ]), 0..5),
-        ) {
-            use crate::worker::request::framing::{Framing, Pause};
-            let head = format!("{method} / HTTP/{version}\r\nHost: a\r\n{}\r\n", lines.iter().map(|line| format!("{line}\r\n")).collect::<String>());
-            let pause = Framing::new().feed(head.as_bytes()).pause;
-            prop_assume!(!matches!(pause, Some(Pause::BadHead(_))));
-            let mut parsed = [httparse::EMPTY_HEADER; 16];
-            let mut request = httparse::Request::new(&mut parsed);
-            request.parse(head.as_bytes()).unwrap();
-            let mut headers = HeaderMap::new();
-            for header in request.headers.iter() {
-                let name = HeaderName::from_bytes(header.name.as_bytes()).unwrap();
-                headers.append(name, http::HeaderValue::from_bytes(header.value).unwrap());
-            }
-            let version = if version == "1.1" { Version::HTTP_11 } else { Version::HTTP_10 };
-            let asked = is_upgrade(&Method::from_bytes(method.as_bytes()).unwrap(), version, &headers);
-            prop_assert_eq!(asked, pause == Some(Pause::Upgrade));
         }
     }
 }

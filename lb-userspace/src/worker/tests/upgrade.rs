@@ -74,6 +74,27 @@ fn bytes_that_come_with_the_heads_are_not_lost() {
 }
 
 #[test]
+fn other_protocols_are_relayed_unread() {
+    let backend = Backend::start(|_, mut stream| {
+        let head = read_head(&mut stream);
+        assert!(head.contains("upgrade: tcp\r\n"), "{head}");
+        stream.write_all(b"HTTP/1.1 101 UPGRADED\r\nconnection: upgrade\r\nupgrade: tcp\r\n\r\n").unwrap();
+        let mut got = [0; 18];
+        stream.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"GET / HTTP/1.1\r\n\r\n");
+        stream.write_all(b"raw bytes").unwrap();
+    });
+    let worker = Harness::start(&[backend.address]);
+    let mut client = worker.client();
+    let ask = "POST /attach HTTP/1.1\r\nhost: h\r\nconnection: Upgrade\r\nupgrade: tcp\r\n\r\n";
+    assert_eq!(client.ask(ask).status, 101);
+    client.0.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let mut got = Vec::new();
+    client.0.read_to_end(&mut got).unwrap();
+    assert_eq!(got, b"raw bytes");
+}
+
+#[test]
 fn refused_upgrade_is_an_ordinary_answer() {
     let backend = Backend::echo("plain");
     let worker = Harness::start(&[backend.address]);

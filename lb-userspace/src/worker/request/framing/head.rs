@@ -4,6 +4,7 @@ use super::syntax::{is_field_value, is_token, is_token_byte, list, trim};
 use super::{Lines, content, target};
 use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX, URI_BYTES_MAX};
 use crate::reason::Reason;
+use crate::worker::request::protocols;
 use crate::worker::request::rewrite::is_protected;
 
 /// A request line's bound: the target's and room for method and version.
@@ -33,7 +34,8 @@ pub(super) struct Head {
     content_length: Option<u64>,
     transfer_encoding: Option<TransferEncoding>,
     upgrade_is_nominated: bool,
-    upgrade_is_websocket: bool,
+    upgrade_lists_websocket: bool,
+    upgrade_lists_other: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +120,8 @@ impl Head {
     }
 
     fn upgrade(&mut self, value: &[u8]) -> Result<(), Reason> {
-        self.upgrade_is_websocket |= list(value).any(|protocol| is(protocol, b"websocket"));
+        self.upgrade_lists_websocket |= list(value).any(|protocol| is(protocol, protocols::WEBSOCKET));
+        self.upgrade_lists_other |= list(value).any(protocols::is_other);
         Ok(())
     }
 
@@ -164,8 +167,11 @@ impl Head {
         require(self.hosts == 1 || !line.is_1_1)?;
         let has_body = self.transfer_encoding.is_some() || self.content_length.is_some_and(|bytes| bytes > 0);
         require(self.transfer_encoding.is_none() || (line.is_1_1 && self.content_length.is_none()))?;
-        let upgrades = line.is_1_1 && line.is_get && self.upgrade_is_nominated && self.upgrade_is_websocket;
-        require(!(has_body && (upgrades || line.is_connect)))?;
+        let may_upgrade = line.is_1_1 && self.upgrade_is_nominated && !line.is_connect;
+        let to_websocket = may_upgrade && line.is_get && self.upgrade_lists_websocket;
+        require(!(has_body && (to_websocket || line.is_connect)))?;
+        // With a body, a change to another protocol is not asked for: the request is relayed as an ordinary one.
+        let upgrades = to_websocket || (may_upgrade && self.upgrade_lists_other && !has_body);
         match (self.transfer_encoding, self.content_length) {
             (Some(TransferEncoding::Unsupported), _) => Err(Reason::NotImplemented),
             (Some(TransferEncoding::Chunked), _) => Ok(Body::Chunked),
