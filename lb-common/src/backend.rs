@@ -62,6 +62,7 @@ pub struct BackendRow {
     /// Master: [`TrafficState`] as decided.
     pub state: u32,
     /// Master: share of new requests relative to the other backends of the upstream, already reduced while warming.
+    /// 0 while OUT: nobody is expected back without an operator's doing.
     pub weight: u32,
     /// Kernel: the last instance of this row whose process died (`sched_process_exit`).
     pub exited_instance: u64,
@@ -90,6 +91,14 @@ impl BackendRow {
         } else {
             TrafficState::from_raw(self.state)
         }
+    }
+
+    /// Whether requests need not wait for it: it was stopped, or has failed too often.
+    #[inline(always)]
+    pub const fn is_given_up(&self) -> bool {
+        self.instance != 0
+            && self.weight == 0
+            && matches!(TrafficState::from_raw(self.state), TrafficState::Out)
     }
 
     /// Whether the instance had listening sockets and has none now. Never true where the kernel does not watch.

@@ -154,6 +154,21 @@ pub struct StatusReport {
     pub listeners: Vec<String>,
 }
 
+impl StatusReport {
+    /// The report as it would be `later`: everything that was up has been up for so much longer.
+    pub fn aged(mut self, later: std::time::Duration) -> Self {
+        let later_ms = u64::try_from(later.as_millis()).unwrap_or(u64::MAX);
+        self.uptime_ms = self.uptime_ms.saturating_add(later_ms);
+        for worker in &mut self.workers {
+            worker.uptime_ms = worker.uptime_ms.saturating_add(later_ms);
+        }
+        for uptime_ms in self.instances.iter_mut().filter_map(|one| one.uptime_ms.as_mut()) {
+            *uptime_ms = uptime_ms.saturating_add(later_ms);
+        }
+        self
+    }
+}
+
 /// A worker process.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct WorkerStatus {

@@ -29,6 +29,8 @@ pub(super) struct Backend {
     pub watch: Watch,
     /// An operator has taken it out of rotation.
     pub drained: bool,
+    /// Somebody is there or will be without an operator's doing: not STOPPED, EXITED or FATAL.
+    pub expected: bool,
     /// The first picture that has its address; before every worker serves that one it is OUT.
     pub visible_from: u64,
     pub written: Written,
@@ -69,6 +71,7 @@ impl Backend {
             listening: true,
             watch: Watch::default(),
             drained: false,
+            expected: true,
             visible_from: 0,
             written: Written::default(),
             reason: "not started".to_owned(),
@@ -115,7 +118,7 @@ impl Turn<'_> {
         let due = Written {
             instance: backend.instance,
             state: backend.state_due(acknowledged),
-            weight: backend.weight,
+            weight: if backend.expected { backend.weight } else { 0 },
         };
         let was = backend.written;
         if due == was || due.instance == InstanceId::default() {

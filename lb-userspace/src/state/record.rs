@@ -35,5 +35,19 @@ impl Turn<'_> {
         } else if !waited && matches!(instance.phase, Phase::Waiting(_)) {
             self.record(&name.to_string(), "process waiting", cause, actor);
         }
+        self.expect_or_not(name, cause, actor);
+    }
+
+    /// Requests wait for a backend that will come back; for one that rests there is nothing to wait for.
+    fn expect_or_not(&mut self, name: &Name, cause: &str, actor: &str) {
+        let Some(instance) = self.state.instances.get(name) else { return };
+        let (rests, slot) = (instance.is_at_rest(), instance.slot);
+        let Some(backend) = self.backend_of(name) else { return };
+        if backend.expected == rests {
+            backend.expected = !rests;
+            if let Some(slot) = slot {
+                self.write_row(slot, cause, actor);
+            }
+        }
     }
 }

@@ -26,6 +26,7 @@ use crate::limits::SNAPSHOT_BYTES_MAX;
 use crate::link::{Attachment, FromWorker, ToWorker};
 use crate::snapshot::Snapshot;
 use crate::table::{ActivityTable, BackendTable};
+use crate::time::Time;
 
 /// How long a worker that nobody but a signal asked to drain takes at most.
 const DRAIN_WITHIN: Duration = Duration::from_secs(30);
@@ -157,7 +158,7 @@ impl Main {
             ToWorker::TableChanged => self.tell_threads(|| Command::TableChanged),
             ToWorker::Status => {
                 let status: StatusReport = read_memory(descriptor).context("read a status report")?;
-                self.metrics.told.borrow_mut().status = Some(Arc::new(status));
+                self.metrics.told.borrow_mut().status = Some((status, Time::now()));
             }
             ToWorker::Drain { within_ms } => {
                 if self.drain(Instant::now() + Duration::from_millis(within_ms)) {

@@ -29,6 +29,7 @@ use super::shared::Shared;
 use crate::control::protocol::StatusReport;
 use crate::limits::{CLIENT_HEAD_TIMEOUT, METRICS_CONNECTIONS_MAX};
 use crate::state::event::Slot;
+use crate::time::Time;
 
 /// Wait after an accept error.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
@@ -40,8 +41,8 @@ const CONNECTION_TIME_MAX: Duration = Duration::from_secs(300);
 pub struct Told {
     /// Counters.
     pub metrics: Arc<Metrics>,
-    /// What the master knows.
-    pub status: Option<Arc<StatusReport>>,
+    /// What the master knew, and when it said so.
+    pub status: Option<(StatusReport, Time)>,
     /// What is served.
     pub served: Option<Arc<Served>>,
     /// The tables.
@@ -113,7 +114,10 @@ fn answer(request: &Request<Incoming>, told: &Told) -> Response<Full<Bytes>> {
 
 fn metrics(told: &Told) -> Response<Full<Bytes>> {
     let dropped = told.shared.as_ref().map_or_else(LogsDropped::default, |shared| shared.logs_dropped());
-    let mut response = text(StatusCode::OK, told.metrics.render(told.status.as_ref(), dropped));
+    let now = Time::now();
+    // The master reports changes only; what is up has aged since.
+    let report = told.status.as_ref().map(|(report, at)| Arc::new(report.clone().aged(now.since(*at))));
+    let mut response = text(StatusCode::OK, told.metrics.render(report.as_ref(), dropped));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));
     response
 }

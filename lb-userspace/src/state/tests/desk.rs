@@ -186,9 +186,11 @@ impl Desk {
             found.map_or_else(|| "old".to_owned(), |each| each.name.to_string())
         };
         Some(match effect {
-            Effect::SetRow { slot, state, .. } => {
+            Effect::SetRow { slot, state, weight, .. } => {
                 let backend = self.state.backends.get(slot).map(|each| each.subject());
-                format!("{} {}", backend.unwrap_or_else(|| "free".to_owned()), state.name())
+                let given_up = *weight == 0 && *state == TrafficState::Out;
+                let state = if given_up { "given up" } else { state.name() };
+                format!("{} {state}", backend.unwrap_or_else(|| "free".to_owned()))
             }
             Effect::Publish(_) => "publish".to_owned(),
             Effect::Listen(_) => "listen".to_owned(),

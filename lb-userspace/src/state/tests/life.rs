@@ -162,6 +162,21 @@ fn failed_starts_back_off_doubling_until_they_are_too_many() {
 }
 
 #[test]
+fn nobody_waits_for_an_instance_that_rests() {
+    let mut desk = Desk::new();
+    desk.probes_pass = false;
+    desk.apply(docs(|docs| docs.start_retries = 1));
+    let weight = |desk: &Desk| desk.row(desk.slot("docs:0")).2;
+    desk.exit("docs:0", Ending::Code(1));
+    assert_eq!((desk.process("docs:0"), weight(&desk)), (ProcessState::Backoff, 1));
+    desk.wait(Duration::from_secs(2));
+    desk.exit("docs:0", Ending::Code(1));
+    assert_eq!((desk.process("docs:0"), weight(&desk)), (ProcessState::Fatal, 0));
+    desk.command(crate::control::protocol::Command::Start { names: super::desk::names(&["docs"]) });
+    assert_eq!((desk.process("docs:0"), weight(&desk)), (ProcessState::Starting, 1));
+}
+
+#[test]
 fn process_that_cannot_be_spawned_failed_to_start() {
     let mut desk = Desk::new();
     desk.spawns = false;

@@ -103,7 +103,17 @@ fn scaling_down_drains_stops_and_forgets_the_highest() {
     desk.apply(docs(2, |_| {}));
     assert_eq!(
         desk.took(),
-        ["listen", "free DRAINING", "watch", "publish", "free OUT", "signal 15 old", "forget", "publish"]
+        [
+            "listen",
+            "free DRAINING",
+            "watch",
+            "publish",
+            "free OUT",
+            "signal 15 old",
+            "free given up",
+            "forget",
+            "publish"
+        ]
     );
     assert!(desk.state.slots.in_use() == 3, "its row is not free before workers have forgotten it");
     desk.send(Event::Acknowledged { number: desk.state.published.number });

@@ -20,7 +20,7 @@ fn programs_end_after_those_that_depend_on_them() {
     desk.send(Event::Terminate);
     assert_eq!(desk.took(), ["listen", "web:0 DRAINING", "watch", "publish"]);
     desk.send(Event::Drained { slot: desk.slot("web:0") });
-    assert_eq!(desk.took(), ["web:0 OUT", "signal 15 web:0", "signal 15 db:0", "finish"]);
+    assert_eq!(desk.took(), ["web:0 OUT", "signal 15 web:0", "web:0 given up", "signal 15 db:0", "finish"]);
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn second_signal_kills_at_once() {
     desk.send(Event::Terminate);
     desk.took();
     desk.send(Event::Terminate);
-    assert_eq!(desk.took(), ["kill db:0", "web:0 OUT", "kill web:0", "finish"]);
+    assert_eq!(desk.took(), ["kill db:0", "web:0 OUT", "kill web:0", "web:0 given up", "finish"]);
 }
 
 #[test]

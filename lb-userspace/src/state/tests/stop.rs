@@ -26,7 +26,7 @@ fn stop_drains_then_signals_then_kills() {
     desk.send(Event::Drained { slot: desk.slot("docs:0") });
     assert_eq!(desk.took(), ["docs:0 OUT", "signal 15 docs:0"]);
     desk.wait(seconds(2));
-    assert_eq!(desk.took(), ["kill docs:0", format!("done {request}").as_str()]);
+    assert_eq!(desk.took(), ["kill docs:0", "docs:0 given up", format!("done {request}").as_str()]);
     assert_eq!(desk.process("docs:0"), ProcessState::Stopped);
 }
 
@@ -46,7 +46,7 @@ fn stop_now_does_not_drain() {
     let mut desk = Desk::with(docs());
     desk.idle = false;
     desk.command(stop(true));
-    assert_eq!(desk.took(), ["docs:0 OUT", "signal 15 docs:0", "done 2"]);
+    assert_eq!(desk.took(), ["docs:0 OUT", "signal 15 docs:0", "docs:0 given up", "done 2"]);
 }
 
 #[test]

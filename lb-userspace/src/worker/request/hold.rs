@@ -33,6 +33,9 @@ pub async fn hold(thread: &Rc<Thread>, upstream: &LocalUpstream, since: Instant)
     let until = since + hold_timeout;
     let anyone_in = || pick::anyone_in(&thread.shared.table, upstream);
     while !anyone_in() {
+        if pick::all_given_up(&thread.shared.table, upstream) {
+            return Err(Reason::NoBackend);
+        }
         if Instant::now() >= until {
             return Err(Reason::HeldTooLong);
         }

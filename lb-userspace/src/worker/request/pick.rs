@@ -136,6 +136,12 @@ pub fn anyone_in(table: &BackendTable, upstream: &LocalUpstream) -> bool {
     upstream.shared.served.backends.iter().any(|backend| table.traffic(Slot(backend.slot)).takes_new())
 }
 
+/// Whether every backend of the upstream rests for good, so that there is nothing to wait for.
+pub fn all_given_up(table: &BackendTable, upstream: &LocalUpstream) -> bool {
+    let backends = &upstream.shared.served.backends;
+    !backends.is_empty() && backends.iter().all(|backend| table.read(Slot(backend.slot)).is_given_up())
+}
+
 /// One request or tunnel in a backend's count of active ones; uncounted when dropped.
 pub struct Active {
     thread: Rc<Thread>,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use lb_common::backend::TrafficState;
 
 use super::harness::*;
+use crate::state::event::{InstanceId, Slot};
 
 #[test]
 fn request_is_held_until_a_backend_is_in() {
@@ -27,6 +28,14 @@ fn without_hold_the_answer_is_503_at_once() {
     let answer = worker.get("/");
     assert_eq!((answer.status, answer.reason()), (503, "no_backend"));
     assert!(answer.header("retry-after").is_some());
+}
+
+#[test]
+fn nobody_is_waited_for_where_all_backends_rest() {
+    let worker = Harness::start_with(&[nobody()], |snapshot| snapshot.upstreams[0].hold_timeout_ms = 60_000);
+    worker.table.write(Slot(0), InstanceId(1), TrafficState::Out, 0, 1);
+    let answer = worker.get("/");
+    assert_eq!((answer.status, answer.reason()), (503, "no_backend"));
 }
 
 #[test]
