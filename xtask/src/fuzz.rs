@@ -4,6 +4,7 @@ use anyhow::{Context, ensure};
 
 use crate::report::Report;
 use crate::run::{cargo, command, root, run, succeeds};
+use crate::setup::apt_install;
 
 /// Runs each target for `seconds`.
 ///
@@ -12,6 +13,9 @@ use crate::run::{cargo, command, root, run, succeeds};
 pub fn fuzz(seconds: u64) -> anyhow::Result<()> {
     if !succeeds(command("cargo-fuzz").arg("--version")) {
         run(&mut cargo(&["install", "--locked", "cargo-fuzz"])).context("installing cargo-fuzz")?;
+    }
+    if !succeeds(command("c++").arg("--version")) {
+        apt_install(&["g++"])?;
     }
     let mut report = Report::default();
     for target in targets()? {
@@ -35,18 +39,13 @@ fn targets() -> anyhow::Result<Vec<String>> {
 
 /// The sanitizers need a nightly compiler; coverage alone does not, and our code has next to no `unsafe`.
 fn fuzz_one(target: &str, seconds: u64) -> anyhow::Result<()> {
-    let time = format!("-max_total_time={seconds}");
+    let corpus = format!("tests/fuzz/corpus/{target}");
+    std::fs::create_dir_all(&corpus).with_context(|| format!("making {corpus}"))?;
     let mut fuzz = command("cargo-fuzz");
-    fuzz.args([
-        "run",
-        "--sanitizer",
-        "none",
-        "--fuzz-dir",
-        "tests/fuzz",
-        target,
-        "--",
-        &time,
-        "-rss_limit_mb=4096",
-    ]);
-    run(&mut fuzz)
+    fuzz.args(["run", "--sanitizer", "none", "--fuzz-dir", "tests/fuzz", target, &corpus]);
+    // Inputs that a test of the same name has are seeds.
+    let seeds = format!("tests/fixtures/{target}");
+    fuzz.args(std::path::Path::new(&seeds).is_dir().then_some(seeds));
+    fuzz.args(["--", &format!("-max_total_time={seconds}"), "-rss_limit_mb=4096", "-print_final_stats=1"]);
+    run(fuzz.env("CARGO_PROFILE_RELEASE_LTO", "off"))
 }
