@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -36,6 +37,8 @@ use crate::snapshot::ServedListener;
 
 /// Bytes that hyper may buffer for one client; it reads bodies in pieces of at most this size.
 const CLIENT_BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// How long a draining worker waits for the first request of a connection that was just made.
+const FIRST_REQUEST_WAIT: Duration = Duration::from_secs(1);
 const OVERLOADED: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 11\r\n\r\noverloaded\n";
 
@@ -56,6 +59,7 @@ pub struct Client {
     waiting: Cell<Waiting>,
     stall: Cell<Option<(u64, Instant)>>,
     closing: Cell<bool>,
+    requests: Cell<u64>,
     waker: RefCell<Option<Waker>>,
     counted: Cell<(u64, u64)>,
     last_active: Cell<Instant>,
@@ -77,6 +81,7 @@ impl Client {
     /// A request begins; the wait for the next one begins when the guard is dropped.
     pub fn begin_request(self: &Rc<Self>) -> InProgress {
         self.waiting.set(Waiting::No);
+        self.requests.set(self.requests.get() + 1);
         InProgress(self.clone())
     }
 
@@ -93,7 +98,7 @@ impl Client {
                         continue;
                     }
                     Waiting::Idle(since) => (since + CLIENT_IDLE_TIMEOUT, "idle"),
-                    Waiting::Head(since) => (since + CLIENT_HEAD_TIMEOUT, "head"),
+                    Waiting::Head(since) => (since + self.head_timeout(), "head"),
                     Waiting::Refused(since) => (since + CLIENT_HEAD_TIMEOUT, "does not take its refusal"),
                 }
             };
@@ -118,6 +123,15 @@ impl Client {
         let (read_before, written_before) = self.counted.replace((read, written));
         metrics.bytes_received.add(read - read_before);
         metrics.bytes_sent.add(written - written_before);
+    }
+
+    /// A connection that was just made has a request on its way, which closing now would lose.
+    fn awaits_first_request(&self) -> bool {
+        matches!(self.waiting.get(), Waiting::Head(_)) && self.requests.get() == 0
+    }
+
+    fn head_timeout(&self) -> Duration {
+        if self.closing.get() { FIRST_REQUEST_WAIT } else { CLIENT_HEAD_TIMEOUT }
     }
 
     fn stalled_since(&self) -> Instant {
@@ -225,6 +239,7 @@ pub fn start(
         // The first request is due at once: a connection that sends nothing is not kept like one that has proved itself.
         waiting: Cell::new(Waiting::Head(now)),
         stall: Cell::new(None),
+        requests: Cell::new(0),
         closing: Cell::new(thread.draining.get().is_some()),
         waker: RefCell::new(None),
         counted: Cell::new((0, 0)),
@@ -251,10 +266,12 @@ async fn serve(entry: Entry, client: Rc<Client>, gate: Gate<TokioIo<Metered>>) {
         .half_close(false)
         .serve_connection(gate, service);
     let mut timer = Timer::default();
+    let mut told = false;
     let ended = poll_fn(|cx| {
         remember_waker(&client, cx);
-        if client.closing.replace(false) {
+        if client.closing.get() && !told && !client.awaits_first_request() {
             Pin::new(&mut server).graceful_shutdown();
+            told = true;
         }
         if let Poll::Ready(result) = Pin::new(&mut server).poll(cx) {
             return Poll::Ready(Ended::ByItself(result));

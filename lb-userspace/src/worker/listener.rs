@@ -24,7 +24,7 @@ const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
 /// Connections taken in a row before other tasks of the thread get their turn.
 const ACCEPTS_IN_A_ROW: usize = 32;
 
-/// Dropped: takes what already waits in the accept queue, then closes the socket.
+/// Dropped: accepts no more. What waits in the queue stays there for another worker.
 pub struct Listening {
     thread: Rc<Thread>,
     listener: Rc<TcpListener>,
@@ -72,13 +72,20 @@ fn take(thread: &Rc<Thread>, named: &Rc<ServedListener>, stream: TcpStream, peer
     connection::start(thread, named, stream, peer, overloaded);
 }
 
-impl Drop for Listening {
-    fn drop(&mut self) {
+impl Listening {
+    /// Takes what already waits in the accept queue, then closes the socket: the listener is gone for good.
+    pub fn close(self) {
         self.accepting.abort();
         let waker = std::task::Waker::noop();
         let mut cx = std::task::Context::from_waker(waker);
         while let std::task::Poll::Ready(Ok((stream, peer))) = self.listener.poll_accept(&mut cx) {
             take(&self.thread, &self.named, stream, peer);
         }
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.accepting.abort();
     }
 }

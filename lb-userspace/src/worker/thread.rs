@@ -147,8 +147,10 @@ fn serve(
     served: Arc<Served>,
     sockets: Vec<(ServedListener, OwnedFd)>,
 ) {
-    let kept = |id: &u32| served.snapshot.listeners.iter().any(|listener| listener.id == *id);
-    listening.retain(|id, _| kept(id));
+    let is_gone = |id: &u32| !served.snapshot.listeners.iter().any(|listener| listener.id == *id);
+    for (_, closed) in listening.extract_if(|id, _| is_gone(id)) {
+        closed.close();
+    }
     *thread.served.borrow_mut() = Rc::new(LocalServed::new(served, &thread.metrics));
     for (listener, socket) in sockets {
         let id = listener.id;

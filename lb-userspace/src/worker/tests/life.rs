@@ -73,12 +73,15 @@ fn draining_worker_finishes_requests_and_closes_idle_connections() {
     let (go, wait) = std::sync::mpsc::channel::<()>();
     let wait = std::sync::Mutex::new(wait);
     let backend = Backend::start(move |_, mut stream| {
-        read_head(&mut stream);
+        if read_head(&mut stream).contains("/first") {
+            return answer(&mut stream, "first");
+        }
         wait.lock().unwrap().recv().unwrap();
         answer(&mut stream, "late");
     });
     let worker = Harness::start(&[backend.address]);
     let (mut idle, mut busy) = (worker.client(), worker.client());
+    assert_eq!(idle.ask("GET /first HTTP/1.1\r\nhost: h\r\n\r\n").text(), "first");
     std::io::Write::write_all(&mut busy.0, b"GET / HTTP/1.1\r\nhost: h\r\n\r\n").unwrap();
     wait_until("the request is under way", || worker.active(0) == 1);
     worker.send(&ToWorker::Drain { within_ms: 10_000 }, None);
@@ -86,6 +89,20 @@ fn draining_worker_finishes_requests_and_closes_idle_connections() {
     go.send(()).unwrap();
     let answer = busy.answer(false);
     assert_eq!((answer.text(), answer.header("connection")), ("late", Some("close")));
+    worker.wait_for(|message| *message == FromWorker::Drained);
+    worker.join();
+}
+
+#[test]
+fn draining_worker_answers_the_first_request_of_a_connection_just_made() {
+    let backend = Backend::echo("one");
+    let worker = Harness::start(&[backend.address]);
+    let mut fresh = worker.client();
+    // The one thread accepts in order: once a later connection is answered, this one was accepted.
+    assert_eq!(worker.get("/").status, 200);
+    worker.send(&ToWorker::Drain { within_ms: 10_000 }, None);
+    let answer = fresh.ask("GET / HTTP/1.1\r\nhost: h\r\n\r\n");
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
     worker.wait_for(|message| *message == FromWorker::Drained);
     worker.join();
 }
