@@ -3,6 +3,7 @@
 use anyhow::Context;
 
 use crate::ebpf;
+use crate::fuzz;
 use crate::report::Report;
 use crate::run::{cargo, run};
 use crate::test;
@@ -15,6 +16,7 @@ pub fn ci() -> anyhow::Result<()> {
     let mut report = Report::default();
     report.step("format", format);
     report.step("clippy", clippy);
+    report.step("fuzz targets", fuzz::lint);
     report.step("documentation", documentation);
     report.step("tool chain of the kernel object", ebpf::install);
     report.step("kernel object", || ebpf::ebpf(true));

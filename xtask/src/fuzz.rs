@@ -14,14 +14,26 @@ pub fn fuzz(seconds: u64) -> anyhow::Result<()> {
     if !succeeds(command("cargo-fuzz").arg("--version")) {
         run(&mut cargo(&["install", "--locked", "cargo-fuzz"])).context("installing cargo-fuzz")?;
     }
-    if !succeeds(command("c++").arg("--version")) {
-        apt_install(&["g++"])?;
-    }
+    install_compiler()?;
     let mut report = Report::default();
     for target in targets()? {
         report.step(&target, || fuzz_one(&target, seconds));
     }
     report.finish()
+}
+
+/// Whether all targets still build, without running them.
+///
+/// # Errors
+/// When one does not, or has a lint.
+pub fn lint() -> anyhow::Result<()> {
+    install_compiler()?;
+    run(&mut cargo(&["clippy", "-p", "lb-fuzz", "--bins", "--", "-D", "warnings"]))
+}
+
+/// libFuzzer is C++.
+fn install_compiler() -> anyhow::Result<()> {
+    if succeeds(command("c++").arg("--version")) { Ok(()) } else { apt_install(&["g++"]) }
 }
 
 /// The targets: one file each in tests/fuzz/fuzz_targets.

@@ -15,7 +15,7 @@ use lb_userspace::worker::request::framing::{Framing, Pause};
 use lb_userspace::worker::request::rewrite::{CompiledChanges, apply, strip_hop_by_hop, strip_trailers};
 use lb_userspace::worker::request::route::{plain_host, routing_path};
 use lb_userspace::worker::request::variables::Variables;
-use lb_userspace::worker::request::{forwarded, websocket};
+use lb_userspace::worker::request::{forwarded, protocols};
 use libfuzzer_sys::fuzz_target;
 
 /// What must never reach a backend as it came.
@@ -72,6 +72,14 @@ fn judge(stream: &[u8], piece: usize, mut show: impl FnMut(&[u8], Option<Pause>)
     }
 }
 
+/// As the framing says it (RFC 9112 §6.3).
+fn has_body(headers: &HeaderMap) -> bool {
+    let is_zero =
+        |length: &HeaderValue| length.to_str().is_ok_and(|digits| digits.trim().parse() == Ok(0_u64));
+    headers.contains_key("transfer-encoding")
+        || headers.get("content-length").is_some_and(|length| !is_zero(length))
+}
+
 fn check_message(message: &[u8], pause: Option<Pause>, choice: u8) {
     let mut parsed = [httparse::EMPTY_HEADER; 100];
     let mut request = httparse::Request::new(&mut parsed);
@@ -83,7 +91,8 @@ fn check_message(message: &[u8], pause: Option<Pause>, choice: u8) {
     }
     let method = Method::from_bytes(request.method.unwrap_or_default().as_bytes()).expect("a token");
     let version = if request.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
-    assert_eq!(websocket::is_upgrade(&method, version, &headers), pause == Some(Pause::Upgrade));
+    let asked = protocols::asked(&method, version, &headers, has_body(&headers));
+    assert_eq!(asked.is_some(), pause == Some(Pause::Upgrade));
     assert!(headers.get_all("host").iter().count() <= 1);
     assert!(!(headers.contains_key("content-length") && headers.contains_key("transfer-encoding")));
     let target = request.path.unwrap_or_default();
