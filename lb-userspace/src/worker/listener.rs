@@ -73,9 +73,12 @@ fn take(thread: &Rc<Thread>, named: &Rc<ServedListener>, stream: TcpStream, peer
 }
 
 impl Listening {
-    /// Takes what already waits in the accept queue, then closes the socket: the listener is gone for good.
-    pub fn close(self) {
+    /// Takes what already waits in the accept queue, then closes the socket: the listener is gone for good. Nobody is accepted
+    /// once this returns.
+    pub async fn close(mut self) {
         self.accepting.abort();
+        // The task shares the socket until the runtime has dropped it.
+        let _ = (&mut self.accepting).await;
         let waker = std::task::Waker::noop();
         let mut cx = std::task::Context::from_waker(waker);
         while let std::task::Poll::Ready(Ok((stream, peer))) = self.listener.poll_accept(&mut cx) {

@@ -129,7 +129,7 @@ async fn obey(thread: Rc<Thread>, mut commands: mpsc::UnboundedReceiver<Command>
             None => return,
             Some(Command::Serve(served, sockets)) => {
                 let number = served.snapshot.number;
-                serve(&thread, &mut listening, served, sockets);
+                serve(&thread, &mut listening, served, sockets).await;
                 let _ = notices.send((thread.index, Notice::Serving(number)));
             }
             Some(Command::TableChanged) => look_again(&thread),
@@ -141,7 +141,7 @@ async fn obey(thread: Rc<Thread>, mut commands: mpsc::UnboundedReceiver<Command>
     }
 }
 
-fn serve(
+async fn serve(
     thread: &Rc<Thread>,
     listening: &mut HashMap<u32, Listening>,
     served: Arc<Served>,
@@ -149,7 +149,7 @@ fn serve(
 ) {
     let is_gone = |id: &u32| !served.snapshot.listeners.iter().any(|listener| listener.id == *id);
     for (_, closed) in listening.extract_if(|id, _| is_gone(id)) {
-        closed.close();
+        closed.close().await;
     }
     *thread.served.borrow_mut() = Rc::new(LocalServed::new(served, &thread.metrics));
     for (listener, socket) in sockets {
