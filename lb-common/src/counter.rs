@@ -1,4 +1,6 @@
-//! What the kernel programs count: one index per event, so that each side means the same by it.
+//! What the kernel programs count: one index per event, one record per VIP and backend, so that each side means the same.
+
+use bytemuck::{Pod, Zeroable};
 
 /// An index of the counter map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,4 +33,18 @@ pub enum Counter {
 impl Counter {
     /// Entries of the counter map.
     pub const COUNT: u32 = 11;
+}
+
+/// What one CPU counted for one VIP (`VIP_COUNTS`) or one backend (`BACKEND_COUNTS`), towards backends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Traffic {
+    /// Packets forwarded.
+    pub packets: u64,
+    /// Bytes of their IP packets as they came.
+    pub bytes: u64,
+    /// Flows that began.
+    pub flows: u64,
+    /// Packets dropped, or answered by ourselves.
+    pub dropped: u64,
 }

@@ -7,5 +7,12 @@
 pub mod backend;
 pub mod counter;
 pub mod exit;
+pub mod flow;
+pub mod hop;
 pub mod limits;
+pub mod lookup;
+pub mod packet;
 pub mod socket;
+pub mod tables;
+pub mod verdict;
+pub mod vip;

@@ -1,0 +1,194 @@
+//! Flows as the XDP program remembers them: known ones by backend, translated ones with what to write into each packet.
+
+use bytemuck::{Pod, Zeroable};
+
+/// A packet's addresses, ports and protocol, as the packet carries them: key of `FLOWS`, `NAT` and `NAT_HALF_OPEN`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct FlowKey {
+    /// Source address; IPv4 is IPv4-mapped.
+    pub source: [u8; 16],
+    /// Destination address.
+    pub target: [u8; 16],
+    /// Source port, network order.
+    pub source_port: [u8; 2],
+    /// Destination port, network order.
+    pub target_port: [u8; 2],
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub zero: [u8; 3],
+}
+
+impl FlowKey {
+    /// The key of the packets that answer.
+    #[inline(always)]
+    pub const fn reversed(&self) -> Self {
+        Self {
+            source: self.target,
+            target: self.source,
+            source_port: self.target_port,
+            target_port: self.source_port,
+            protocol: self.protocol,
+            zero: [0; 3],
+        }
+    }
+}
+
+/// Value of `FLOWS`, for the modes in which backends answer directly: where the flow goes.
+///
+/// What is written into its packets is in the backend's [`crate::hop::HopRow`], so that a neighbour that changes is obeyed
+/// by the next packet of every flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Flow {
+    /// The backend's instance; the entry is dead when the row in `BACKENDS` has another.
+    pub instance: u64,
+    /// When the last packet came, coarse nanoseconds of `CLOCK_MONOTONIC`; written at most once in 100 ms.
+    pub seen_at_ns: u64,
+    /// Row in `BACKENDS` and `HOPS`.
+    pub slot: u32,
+    /// Row in `VIP_ROWS`.
+    pub vip: u16,
+    /// [`Flow::CLOSING`].
+    pub flags: u16,
+}
+
+impl Flow {
+    /// A FIN or RST was seen: a SYN begins a new flow.
+    pub const CLOSING: u16 = 1;
+}
+
+/// Value of `NAT` and `NAT_HALF_OPEN`: what to write into the packets of one direction.
+///
+/// Each flow has two entries: client → VIP, and backend → whom it answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct NatFlow {
+    /// New source address.
+    pub source: [u8; 16],
+    /// New destination address.
+    pub target: [u8; 16],
+    /// New source port, network order.
+    pub source_port: [u8; 2],
+    /// New destination port, network order.
+    pub target_port: [u8; 2],
+    /// What this rewriting adds to the TCP or UDP checksum (RFC 1624), ports and pseudo header; and to that of IPv4.
+    pub transport_delta: u16,
+    /// See `transport_delta`.
+    pub network_delta: u16,
+    /// The backend's instance.
+    pub instance: u64,
+    /// When the last packet of this direction came.
+    pub seen_at_ns: u64,
+    /// The backend's row.
+    pub slot: u32,
+    /// Row in `VIP_ROWS`.
+    pub vip: u16,
+    /// [`NatFlow::TO_CLIENT`] and its neighbours.
+    pub flags: u16,
+    /// To client: the interface that the client's packets come from.
+    pub interface: u32,
+    /// To client: added to sequence numbers of the backend, subtracted from what the client acknowledges (cookies).
+    pub sequence_delta: u32,
+    /// To client: link-layer address that the client's packets come from, then ours there, then the VLAN (0: none).
+    pub link: [u8; 14],
+    /// Zero.
+    pub zero: [u8; 2],
+}
+
+impl NatFlow {
+    /// The entry is of the direction backend → client.
+    pub const TO_CLIENT: u16 = 1;
+    /// The client's side has sent FIN.
+    pub const CLIENT_FINISHED: u16 = 2;
+    /// The backend's side has sent FIN.
+    pub const BACKEND_FINISHED: u16 = 4;
+    /// RST was seen.
+    pub const RESET: u16 = 8;
+    /// A packet came from the backend.
+    pub const ANSWERED: u16 = 16;
+    /// The handshake with the client was done by cookie; that with the backend is not finished.
+    pub const COOKIE_OPENING: u16 = 32;
+}
+
+/// Key of `FRAGMENTS`: a datagram whose later fragments carry no ports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct FragmentKey {
+    /// Source address.
+    pub source: [u8; 16],
+    /// Destination address.
+    pub target: [u8; 16],
+    /// Identification; of IPv4 the last two bytes.
+    pub identification: [u8; 4],
+    /// IP protocol number of the datagram.
+    pub protocol: u8,
+    /// Zero.
+    pub zero: [u8; 3],
+}
+
+/// Value of `FRAGMENTS`: the ports that the first fragment had, source then target, and when it came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct FragmentPorts {
+    /// Source port, then target port, network order.
+    pub ports: [u8; 4],
+    /// Zero.
+    pub zero: [u8; 4],
+    /// Coarse nanoseconds of `CLOCK_MONOTONIC`.
+    pub seen_at_ns: u64,
+}
+
+/// Key of `SOURCES`: a source whose new flows are counted; IPv6 with the last 8 bytes zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct SourceKey {
+    /// The address.
+    pub address: [u8; 16],
+    /// Row in `VIP_ROWS`.
+    pub vip: u32,
+}
+
+/// Value of `SOURCES`: a token bucket, and the backend that the source keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Source {
+    /// When the bucket was filled up to `tokens_milli`.
+    pub filled_at_ns: u64,
+    /// Thousandths of a new flow that are allowed now.
+    pub tokens_milli: u64,
+}
+
+/// Value of `AFFINITY`, keyed by [`SourceKey`] with the whole address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Kept {
+    /// The backend's instance.
+    pub instance: u64,
+    /// When the source last opened a flow.
+    pub seen_at_ns: u64,
+    /// The backend's row.
+    pub slot: u32,
+    /// Zero.
+    pub zero: u32,
+}
+
+/// Key of `QUIC_SERVERS`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct QuicServerKey {
+    /// The server id, zero-padded at the end.
+    pub id: [u8; 8],
+    /// Index of the lookup table of the upstream.
+    pub table: u32,
+    /// Zero.
+    pub zero: u32,
+}
+
+const _: () = assert!(core::mem::size_of::<FlowKey>() == 40);
+const _: () = assert!(core::mem::size_of::<Flow>() == 24);
+const _: () = assert!(core::mem::size_of::<NatFlow>() == 88);
+const _: () = assert!(core::mem::size_of::<FragmentKey>() == 40);
+const _: () = assert!(core::mem::size_of::<SourceKey>() == 20);
+const _: () = assert!(core::mem::size_of::<QuicServerKey>() == 16);

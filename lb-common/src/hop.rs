@@ -1,0 +1,47 @@
+//! How to reach a backend: everything that is written in front of its packets, ready-made by the master.
+
+use bytemuck::{Pod, Zeroable};
+
+/// A row of the array `HOPS`, at the backend's slot: two cache lines. The master rewrites it when a route or neighbour changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct HopRow {
+    /// The interface that leads to it; 0: nobody knows the way, drop.
+    pub interface: u32,
+    /// Largest IP packet on that way, outer headers included.
+    pub mtu: u16,
+    /// The backend's port, network order; zero keeps that of the packet.
+    pub port: [u8; 2],
+    /// Link-layer header: destination, source, then the type or one VLAN tag and the type; written up to `link_bytes`.
+    pub link: [u8; 18],
+    /// 14, or 18 with a VLAN tag.
+    pub link_bytes: u8,
+    /// 20: outer IPv4 header; 40: outer IPv6 header; 0: the mode has none.
+    pub outer_bytes: u8,
+    /// First port of our own that NAT may use towards this backend; see `nat_ports`.
+    pub nat_port_first: u16,
+    /// How many of them, from the first on.
+    pub nat_ports: u16,
+    /// The outer header with length, checksum and flow entropy still to be filled in; for GUE the UDP header is made from constants.
+    pub outer: [u8; 40],
+    /// Sum of the 16-bit words of an outer IPv4 header as it stands, folded, not complemented.
+    pub outer_sum: u16,
+    /// GUE: destination port, network order.
+    pub gue_port: [u8; 2],
+    /// Zero.
+    pub zero: [u8; 4],
+    /// The backend's address: new destination in NAT.
+    pub address: [u8; 16],
+    /// Our address towards it: new source in NAT where the client's is not kept.
+    pub nat_source: [u8; 16],
+    /// Zero.
+    pub reserved: [u8; 16],
+}
+
+impl Default for HopRow {
+    fn default() -> Self {
+        Self::zeroed()
+    }
+}
+
+const _: () = assert!(core::mem::size_of::<HopRow>() == 128);

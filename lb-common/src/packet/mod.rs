@@ -1,0 +1,28 @@
+//! Packets: how their bytes are reached, what is read from them, and what is written into them.
+
+use bytemuck::Pod;
+
+/// A frame as the decisions see it: bytes that are there or not.
+///
+/// The kernel's compares each access with the end of the frame, which is what its verifier wants to see; the host's is a
+/// buffer with room in front, of the size that XDP gives.
+pub trait Frame {
+    /// Bytes from the link-layer header to the end.
+    fn bytes(&self) -> usize;
+
+    /// The value at `at`; `None` beyond the end. In place, without alignment.
+    fn read<T: Pod>(&self, at: usize) -> Option<T>;
+
+    /// Writes the value at `at`; `None` beyond the end, and nothing is written.
+    fn write<T: Pod>(&mut self, at: usize, value: T) -> Option<()>;
+
+    /// Moves the beginning: `bytes` more in front, or fewer where negative. What is new has any content. `None`: there is no room, and nothing
+    /// has changed.
+    fn grow_front(&mut self, bytes: i32) -> Option<()>;
+
+    /// Cuts or extends the end so that the frame has so many bytes. `None`: not possible, and nothing has changed.
+    fn set_bytes(&mut self, bytes: usize) -> Option<()>;
+
+    /// The interface that the frame came from.
+    fn ingress(&self) -> u32;
+}
