@@ -84,7 +84,12 @@ fn show(answer: Answer) -> Result<Exit, CommandError> {
             print(&format!("{}\n", output_lines::output(&instance, &stream, &text)))
         }
         Answer::Event(record) => print(&format!("{}\n", event_lines::event(&record))),
-        Answer::Status(_) | Answer::Doctor(_) | Answer::More => Ok(Exit::Fine),
+        Answer::Status(_)
+        | Answer::Doctor(_)
+        | Answer::Vips(_)
+        | Answer::Flow(_)
+        | Answer::Frame(_)
+        | Answer::More => Ok(Exit::Fine),
     }
 }
 

@@ -174,6 +174,7 @@ mod tests {
             instances: vec![running, failing],
             backends: vec![backend],
             listeners: vec!["0.0.0.0:80".into()],
+            ..StatusReport::default()
         }
     }
 

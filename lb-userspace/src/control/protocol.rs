@@ -2,9 +2,14 @@
 //!
 //! One request line per connection; the answer is one or more lines, the last of which is not [`Answer::More`].
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
+use self::steering::{CapturedFrame, FlowReport, Transport, VipReport};
 use crate::state::event::Ending;
+
+pub mod steering;
 
 /// The version of the protocol; both sides refuse another.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -78,6 +83,31 @@ pub enum Command {
     },
     /// What the kernel accelerations are doing; handled by the loop.
     Doctor,
+    /// What the kernel steers; handled by the loop.
+    Vips {
+        /// VIPs by name or address; all for none.
+        names: Vec<String>,
+    },
+    /// Where a flow goes and why; handled by the loop.
+    FlowLookup {
+        /// Who sends.
+        client: SocketAddr,
+        /// To whom.
+        vip: SocketAddr,
+        /// Over what.
+        transport: Transport,
+    },
+    /// Frames to a VIP with what was decided; handled by the loop. Ends after `count` frames, after `for_ms`, or with the client.
+    Capture {
+        /// By name or address.
+        vip: String,
+        /// So many frames.
+        count: u64,
+        /// One frame in so many; a power of two.
+        every: u32,
+        /// At most so long; `None`: until the client goes away.
+        for_ms: Option<u64>,
+    },
     /// End everything, as SIGTERM would.
     Shutdown,
 }
@@ -113,6 +143,12 @@ pub enum Answer {
     },
     /// An event; more follow.
     Event(EventRecord),
+    /// What the kernel steers.
+    Vips(VipReport),
+    /// Where a flow goes.
+    Flow(Box<FlowReport>),
+    /// A captured frame; more follow.
+    Frame(CapturedFrame),
     /// No answer yet: shows that the other side lives, at least every five seconds.
     More,
 }
@@ -152,6 +188,15 @@ pub struct StatusReport {
     pub backends: Vec<BackendStatus>,
     /// Listening addresses.
     pub listeners: Vec<String>,
+    /// What the kernel steers; filled in by the loop.
+    #[serde(default)]
+    pub steering: VipReport,
+    /// The capability matrix; filled in by the loop.
+    #[serde(default)]
+    pub capabilities: Vec<Capability>,
+    /// What the short-cut and the watches counted; filled in by the loop.
+    #[serde(default)]
+    pub kernel: KernelCounts,
 }
 
 impl StatusReport {
@@ -167,6 +212,25 @@ impl StatusReport {
         }
         self
     }
+}
+
+/// What the kernel programs around local backends counted since the master started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelCounts {
+    /// Deaths of watched processes.
+    pub exits: u64,
+    /// Notices that found the ring full.
+    pub notices_lost: u64,
+    /// Sockets enrolled in the short-cut.
+    pub enrolled: u64,
+    /// Sockets that could have been enrolled and were not.
+    pub refused: u64,
+    /// Messages that took the short-cut.
+    pub redirected: u64,
+    /// Bytes that took the short-cut.
+    pub redirected_bytes: u64,
+    /// Messages of enrolled sockets that went by TCP.
+    pub passed: u64,
 }
 
 /// A worker process.

@@ -30,7 +30,10 @@ impl Turn<'_> {
             | Command::Reload
             | Command::Logs { .. }
             | Command::Events { .. }
-            | Command::Doctor => {
+            | Command::Doctor
+            | Command::Vips { .. }
+            | Command::FlowLookup { .. }
+            | Command::Capture { .. } => {
                 self.fail(request, FailureKind::Failed, "only the master's loop can answer this");
             }
         }

@@ -74,7 +74,12 @@ pub fn wall_ms() -> u64 {
 pub fn acts(command: &Command) -> bool {
     !matches!(
         command,
-        Command::Status { .. } | Command::Logs { .. } | Command::Events { .. } | Command::Doctor
+        Command::Status { .. }
+            | Command::Logs { .. }
+            | Command::Events { .. }
+            | Command::Doctor
+            | Command::Vips { .. }
+            | Command::FlowLookup { .. }
     )
 }
 

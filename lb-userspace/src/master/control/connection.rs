@@ -145,5 +145,5 @@ impl From<Refusal> for Answer {
 
 /// Whether nothing follows it.
 pub fn is_last(answer: &Answer) -> bool {
-    !matches!(answer, Answer::More | Answer::Line { .. } | Answer::Event(_))
+    !matches!(answer, Answer::More | Answer::Line { .. } | Answer::Event(_) | Answer::Frame(_))
 }
