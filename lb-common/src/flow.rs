@@ -87,11 +87,11 @@ pub struct NatFlow {
     pub vip: u16,
     /// [`NatFlow::TO_CLIENT`] and its neighbours.
     pub flags: u16,
-    /// To client: the interface that the client's packets come from.
+    /// The interface that the client's packets come from; in both entries, so that the client's packets can see that it changed.
     pub interface: u32,
-    /// To client: added to sequence numbers of the backend, subtracted from what the client acknowledges (cookies).
+    /// Added to sequence numbers of the backend, subtracted from what the client acknowledges (cookies); in both entries.
     pub sequence_delta: u32,
-    /// To client: link-layer address that the client's packets come from, then ours there, then the VLAN (0: none).
+    /// Link-layer address that the client's packets come from, then ours there, then the VLAN (0: none); in both entries.
     pub link: [u8; 14],
     /// Zero.
     pub zero: [u8; 2],
@@ -110,6 +110,20 @@ impl NatFlow {
     pub const ANSWERED: u16 = 16;
     /// The handshake with the client was done by cookie; that with the backend is not finished.
     pub const COOKIE_OPENING: u16 = 32;
+}
+
+/// Row of the array `SYN_WINDOWS`: the SYNs to one VIP in a second and the one before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct SynWindow {
+    /// The second, counted since the machine started.
+    pub second: u32,
+    /// SYNs in it.
+    pub now: u32,
+    /// SYNs in the second before.
+    pub before: u32,
+    /// Zero.
+    pub zero: u32,
 }
 
 /// Key of `FRAGMENTS`: a datagram whose later fragments carry no ports.
@@ -189,6 +203,7 @@ pub struct QuicServerKey {
 const _: () = assert!(core::mem::size_of::<FlowKey>() == 40);
 const _: () = assert!(core::mem::size_of::<Flow>() == 24);
 const _: () = assert!(core::mem::size_of::<NatFlow>() == 88);
+const _: () = assert!(core::mem::size_of::<SynWindow>() == 16);
 const _: () = assert!(core::mem::size_of::<FragmentKey>() == 40);
 const _: () = assert!(core::mem::size_of::<SourceKey>() == 20);
 const _: () = assert!(core::mem::size_of::<QuicServerKey>() == 16);

@@ -2,7 +2,7 @@
 
 use crate::backend::BackendRow;
 use crate::flow::{
-    Flow, FlowKey, FragmentKey, FragmentPorts, Kept, NatFlow, QuicServerKey, Source, SourceKey,
+    Flow, FlowKey, FragmentKey, FragmentPorts, Kept, NatFlow, QuicServerKey, Source, SourceKey, SynWindow,
 };
 use crate::hop::HopRow;
 use crate::lookup::{Head, LookupRow};
@@ -57,8 +57,12 @@ pub trait Tables {
     fn add_nat_half_open(&self, key: &FlowKey, flow: &NatFlow) -> bool;
     /// Changes an entry of `NAT` or `NAT_HALF_OPEN`, wherever it is: its time and flags.
     fn touch_nat(&self, key: &FlowKey, flow: &NatFlow, flags: u16);
-    /// Forgets an entry in both.
+    /// Puts other content into an entry of `NAT` that is there, in one step; nothing happens where there is none.
+    fn replace_nat(&self, key: &FlowKey, flow: &NatFlow);
+    /// Forgets an entry of `NAT`.
     fn forget_nat(&self, key: &FlowKey);
+    /// Forgets an entry of `NAT_HALF_OPEN`.
+    fn forget_nat_half_open(&self, key: &FlowKey);
 
     /// `FRAGMENTS`.
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts>;
@@ -78,6 +82,16 @@ pub trait Tables {
     fn mark(&self, index: u32) -> u64;
     /// See [`Self::mark`].
     fn set_mark(&self, index: u32, mark: u64);
+
+    /// `SYN_WINDOWS`, by row in `VIP_ROWS`: how many SYNs came lately.
+    fn syn_window(&self, vip: u32) -> Option<SynWindow>;
+    /// See [`Self::syn_window`]. CPUs that write at once lose counts, which an estimate may.
+    fn set_syn_window(&self, vip: u32, window: &SynWindow);
+    /// A SYN cookie: a sequence number that only we could have chosen for this client, VIP, `sequence` (the client's first) and
+    /// `class` (0–3, what the cookie has to remember), and that expires. `None`: this kernel cannot make one.
+    fn cookie(&self, key: &FlowKey, sequence: u32, class: u8) -> Option<u32>;
+    /// Whether `cookie` is one that [`Self::cookie`] gave for the same arguments, and has not expired.
+    fn cookie_holds(&self, key: &FlowKey, sequence: u32, class: u8, cookie: u32) -> bool;
 
     /// Counts for a VIP and, where one was chosen, a backend.
     fn count(&self, vip: u32, slot: Option<u32>, bytes: u64, is_new_flow: bool);

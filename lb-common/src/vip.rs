@@ -50,6 +50,9 @@ impl Forward {
 }
 
 /// Key of the map `VIPS`: one address, one port (0: any), one protocol.
+///
+/// Beside these the map has for each address [`VipKey::of_address`], so that echo requests and fragments, which carry no ports, are known
+/// to be for a VIP. It leads to one of the address's VIPs; to a [`Forward::Local`] one where there is one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
 #[repr(C)]
 pub struct VipKey {
@@ -57,10 +60,18 @@ pub struct VipKey {
     pub address: [u8; 16],
     /// Network order; zero answers for every port of the protocol that has no VIP of its own.
     pub port: [u8; 2],
-    /// IP protocol number: 6 or 17.
+    /// IP protocol number: 6 or 17; 0 in [`VipKey::of_address`].
     pub protocol: u8,
     /// Zero.
     pub zero: u8,
+}
+
+impl VipKey {
+    /// The entry that says that an address is a VIP's.
+    #[inline(always)]
+    pub const fn of_address(address: [u8; 16]) -> Self {
+        Self { address, port: [0; 2], protocol: 0, zero: 0 }
+    }
 }
 
 /// Value of the map `VIPS`: the row in `VIP_ROWS`.
