@@ -4,11 +4,16 @@
 //! in the master, in a worker and in a test.
 #![no_std]
 
+#[cfg(any(test, feature = "host"))]
+extern crate std;
+
 pub mod backend;
 pub mod counter;
 pub mod exit;
 pub mod flow;
 pub mod hop;
+#[cfg(any(test, feature = "host"))]
+pub mod host;
 pub mod limits;
 pub mod lookup;
 pub mod packet;

@@ -1,0 +1,294 @@
+//! The tables of a node in ordinary collections.
+
+use std::cell::{Cell, RefCell};
+use std::vec;
+use std::vec::Vec;
+
+use crate::backend::BackendRow;
+use crate::counter::Traffic;
+use crate::flow::{
+    Flow, FlowKey, FragmentKey, FragmentPorts, Kept, NatFlow, QuicServerKey, Source, SourceKey,
+};
+use crate::hop::HopRow;
+use crate::host::memory::Memory;
+use crate::host::world::World;
+use crate::limits::{
+    BACKENDS_MAX, FLOWS_MAX, FRAGMENTS_MAX, MARKS_MAX, NAT_ENTRIES_MAX, NAT_HALF_OPEN_MAX, SOURCES_MAX,
+    VIPS_MAX,
+};
+use crate::lookup::{Head, LookupRow};
+use crate::tables::Tables;
+use crate::verdict::Reason;
+use crate::vip::{Settings, Spans, VipIndex, VipKey, VipRow};
+
+/// How long an entry's time may be old before a packet writes it again.
+const TOUCH_NS: u64 = 100_000_000;
+
+/// What is configured, and what packets have left behind.
+#[derive(Debug)]
+pub struct HostTables {
+    /// Change it between frames as the master would.
+    pub world: World,
+    /// The coarse clock.
+    pub now_ns: u64,
+    /// `FLOWS`.
+    pub flows: Memory<FlowKey, Flow>,
+    /// `NAT`.
+    pub nat: Memory<FlowKey, NatFlow>,
+    /// `NAT_HALF_OPEN`.
+    pub half_open: Memory<FlowKey, NatFlow>,
+    /// `FRAGMENTS`.
+    pub fragments: Memory<FragmentKey, FragmentPorts>,
+    /// `SOURCES`.
+    pub sources: Memory<SourceKey, Source>,
+    /// `AFFINITY`.
+    pub affinity: Memory<SourceKey, Kept>,
+    marks: RefCell<Vec<u64>>,
+    vip_counts: Vec<Cell<Traffic>>,
+    backend_counts: Vec<Cell<Traffic>>,
+    reasons: Vec<Cell<u64>>,
+}
+
+impl HostTables {
+    /// Tables with the default bounds, empty but for what is configured.
+    pub fn new(world: World) -> Self {
+        Self {
+            world,
+            now_ns: 0,
+            flows: Memory::evicting(FLOWS_MAX),
+            nat: Memory::refusing(NAT_ENTRIES_MAX),
+            half_open: Memory::evicting(NAT_HALF_OPEN_MAX),
+            fragments: Memory::evicting(FRAGMENTS_MAX),
+            sources: Memory::evicting(SOURCES_MAX),
+            affinity: Memory::evicting(SOURCES_MAX),
+            marks: RefCell::new(vec![0; MARKS_MAX as usize]),
+            vip_counts: vec![Cell::default(); VIPS_MAX as usize],
+            backend_counts: vec![Cell::default(); BACKENDS_MAX as usize],
+            reasons: vec![Cell::default(); Reason::COUNT as usize],
+        }
+    }
+
+    /// To be called between frames: frees what the one before replaced.
+    pub fn settle(&mut self) {
+        self.flows.settle();
+        self.nat.settle();
+        self.half_open.settle();
+        self.fragments.settle();
+        self.sources.settle();
+        self.affinity.settle();
+    }
+
+    /// What was counted for a VIP.
+    pub fn vip_count(&self, vip: u32) -> Traffic {
+        self.vip_counts[vip as usize].get()
+    }
+
+    /// What was counted for a backend.
+    pub fn backend_count(&self, slot: u32) -> Traffic {
+        self.backend_counts[slot as usize].get()
+    }
+
+    /// How many packets were dropped or answered for this reason.
+    pub fn reason_count(&self, reason: Reason) -> u64 {
+        self.reasons[reason as usize].get()
+    }
+}
+
+impl Tables for HostTables {
+    fn now_ns(&self) -> u64 {
+        self.now_ns
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.world.settings
+    }
+
+    fn vip(&self, key: &VipKey) -> Option<VipIndex> {
+        self.world.vips.iter().find(|(vip, _)| vip == key).map(|(_, row)| *row)
+    }
+
+    fn spans(&self, address: &[u8; 16]) -> Option<&Spans> {
+        longest(&self.world.prefixes, address)
+    }
+
+    fn vip_row(&self, vip: u32) -> Option<&VipRow> {
+        self.world.vip_rows.get(vip as usize)
+    }
+
+    fn guard(&self, address: &[u8; 16]) -> Option<u32> {
+        longest(&self.world.networks, address).map(|guard| *guard as u32)
+    }
+
+    fn lookup_head(&self, table: u32) -> Option<Head> {
+        self.world.tables.get(table as usize).map(|(head, _)| *head)
+    }
+
+    fn lookup_row(&self, table: u32, row: u32) -> Option<LookupRow> {
+        self.world.tables.get(table as usize)?.1.get(row as usize).copied()
+    }
+
+    fn backend(&self, slot: u32) -> Option<&BackendRow> {
+        self.world.backends.get(slot as usize)
+    }
+
+    fn hop(&self, slot: u32) -> Option<&HopRow> {
+        self.world.hops.get(slot as usize)
+    }
+
+    fn quic_server(&self, key: &QuicServerKey) -> Option<u32> {
+        self.world.quic_servers.iter().find(|(server, _)| server == key).map(|(_, slot)| *slot)
+    }
+
+    fn flow(&self, key: &FlowKey) -> Option<&Flow> {
+        self.flows.get(key)
+    }
+
+    fn set_flow(&self, key: &FlowKey, flow: &Flow) {
+        self.flows.set(key, *flow);
+    }
+
+    fn touch_flow(&self, key: &FlowKey, flow: &Flow, flags: u16) {
+        if flow.flags != flags || self.now_ns.saturating_sub(flow.seen_at_ns) >= TOUCH_NS {
+            self.flows.set(key, Flow { seen_at_ns: self.now_ns, flags, ..*flow });
+        }
+    }
+
+    fn forget_flow(&self, key: &FlowKey) {
+        self.flows.remove(key);
+    }
+
+    fn nat(&self, key: &FlowKey) -> Option<&NatFlow> {
+        self.nat.get(key)
+    }
+
+    fn nat_half_open(&self, key: &FlowKey) -> Option<&NatFlow> {
+        self.half_open.get(key)
+    }
+
+    fn add_nat(&self, key: &FlowKey, flow: &NatFlow) -> bool {
+        self.nat.add(key, *flow)
+    }
+
+    fn add_nat_half_open(&self, key: &FlowKey, flow: &NatFlow) -> bool {
+        self.half_open.add(key, *flow)
+    }
+
+    fn touch_nat(&self, key: &FlowKey, flow: &NatFlow, flags: u16) {
+        if flow.flags == flags && self.now_ns.saturating_sub(flow.seen_at_ns) < TOUCH_NS {
+            return;
+        }
+        let touched = NatFlow { seen_at_ns: self.now_ns, flags, ..*flow };
+        let table = if self.nat.get(key).is_some() { &self.nat } else { &self.half_open };
+        if table.get(key).is_some() {
+            table.set(key, touched);
+        }
+    }
+
+    fn forget_nat(&self, key: &FlowKey) {
+        self.nat.remove(key);
+        self.half_open.remove(key);
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts> {
+        self.fragments.get(key).copied()
+    }
+
+    fn set_fragment(&self, key: &FragmentKey, ports: &FragmentPorts) {
+        self.fragments.set(key, *ports);
+    }
+
+    fn source(&self, key: &SourceKey) -> Option<Source> {
+        self.sources.get(key).copied()
+    }
+
+    fn set_source(&self, key: &SourceKey, source: &Source) {
+        self.sources.set(key, *source);
+    }
+
+    fn kept(&self, key: &SourceKey) -> Option<Kept> {
+        self.affinity.get(key).copied()
+    }
+
+    fn set_kept(&self, key: &SourceKey, kept: &Kept) {
+        self.affinity.set(key, *kept);
+    }
+
+    fn mark(&self, index: u32) -> u64 {
+        self.marks.borrow().get(index as usize).copied().unwrap_or(0)
+    }
+
+    fn set_mark(&self, index: u32, mark: u64) {
+        if let Some(place) = self.marks.borrow_mut().get_mut(index as usize) {
+            *place = mark;
+        }
+    }
+
+    fn count(&self, vip: u32, slot: Option<u32>, bytes: u64, is_new_flow: bool) {
+        let slot = slot.and_then(|slot| self.backend_counts.get(slot as usize));
+        for cell in self.vip_counts.get(vip as usize).into_iter().chain(slot) {
+            let mut traffic = cell.get();
+            traffic.packets += 1;
+            traffic.bytes += bytes;
+            traffic.flows += u64::from(is_new_flow);
+            cell.set(traffic);
+        }
+    }
+
+    fn count_reason(&self, vip: Option<u32>, reason: Reason) {
+        let cell = &self.reasons[reason as usize];
+        cell.set(cell.get() + 1);
+        if let Some(cell) = vip.and_then(|vip| self.vip_counts.get(vip as usize)) {
+            let mut traffic = cell.get();
+            traffic.dropped += 1;
+            cell.set(traffic);
+        }
+    }
+}
+
+/// The value of the longest prefix that holds the address.
+fn longest<'a, V>(prefixes: &'a [([u8; 16], u32, V)], address: &[u8; 16]) -> Option<&'a V> {
+    let number = u128::from_be_bytes(*address);
+    let holds = |prefix: &[u8; 16], bits: u32| {
+        let differ = number ^ u128::from_be_bytes(*prefix);
+        differ.checked_shr(128 - bits).unwrap_or(0) == 0
+    };
+    let holding = prefixes.iter().filter(|(prefix, bits, _)| holds(prefix, *bits));
+    holding.max_by_key(|(_, bits, _)| *bits).map(|(_, _, value)| value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::address_bytes;
+    use crate::vip::Guard;
+
+    #[test]
+    fn longest_prefix_decides() {
+        let address = |text: &str| address_bytes(text.parse().expect("an address"));
+        let mut world = World::default();
+        world.add_network("0.0.0.0".parse().expect("an address"), 0, Guard::Deny);
+        world.add_network("10.0.0.0".parse().expect("an address"), 8, Guard::Allow);
+        world.add_network("2001:db8::1".parse().expect("an address"), 128, Guard::Deny);
+        let tables = HostTables::new(world);
+        assert_eq!(tables.guard(&address("10.1.2.3")), Some(Guard::Allow as u32));
+        assert_eq!(tables.guard(&address("11.1.2.3")), Some(Guard::Deny as u32));
+        assert_eq!(tables.guard(&address("2001:db8::1")), Some(Guard::Deny as u32));
+        assert_eq!(tables.guard(&address("2001:db8::2")), None);
+    }
+
+    #[test]
+    fn entry_is_touched_where_it_is_and_ten_times_a_second() {
+        let mut tables = HostTables::new(World::default());
+        let (key, flow) = (FlowKey::default(), NatFlow::default());
+        tables.touch_nat(&key, &flow, NatFlow::RESET);
+        assert!(tables.nat.is_empty() && tables.half_open.is_empty(), "what is not there is not made");
+        assert!(tables.add_nat_half_open(&key, &flow));
+        tables.now_ns = TOUCH_NS - 1;
+        tables.touch_nat(&key, &flow, 0);
+        assert_eq!(tables.nat_half_open(&key).map(|flow| flow.seen_at_ns), Some(0));
+        tables.now_ns = TOUCH_NS;
+        tables.touch_nat(&key, &flow, NatFlow::ANSWERED);
+        let touched = tables.nat_half_open(&key).map(|flow| (flow.seen_at_ns, flow.flags));
+        assert_eq!(touched, Some((TOUCH_NS, NatFlow::ANSWERED)));
+    }
+}
