@@ -220,7 +220,7 @@ impl Packet {
                 let options = padded(options, 4);
                 let mut segment = ports.map(u16::to_be_bytes).concat();
                 segment.extend(numbers.map(u32::to_be_bytes).concat());
-                segment.extend([((20 + options.len()) / 4 << 4) as u8, *flags, 0xff, 0xff, 0, 0, 0, 0]);
+                segment.extend([((20 + options.len()) * 4) as u8, *flags, 0xff, 0xff, 0, 0, 0, 0]);
                 segment.extend(options);
                 segment.extend(payload);
                 self.write_checksum(&mut segment, 6, 16);

@@ -1,13 +1,14 @@
 //! The tables of a node in ordinary collections.
 
 use std::cell::{Cell, RefCell};
+use std::hash::{Hash, Hasher};
 use std::vec;
 use std::vec::Vec;
 
 use crate::backend::BackendRow;
 use crate::counter::Traffic;
 use crate::flow::{
-    Flow, FlowKey, FragmentKey, FragmentPorts, Kept, NatFlow, QuicServerKey, Source, SourceKey,
+    Flow, FlowKey, FragmentKey, FragmentPorts, Kept, NatFlow, QuicServerKey, Source, SourceKey, SynWindow,
 };
 use crate::hop::HopRow;
 use crate::host::memory::Memory;
@@ -23,6 +24,8 @@ use crate::vip::{Settings, Spans, VipIndex, VipKey, VipRow};
 
 /// How long an entry's time may be old before a packet writes it again.
 const TOUCH_NS: u64 = 100_000_000;
+/// A cookie is valid in the minute in which it was made and the next.
+const COOKIE_PERIOD_NS: u64 = 60_000_000_000;
 
 /// What is configured, and what packets have left behind.
 #[derive(Debug)]
@@ -44,6 +47,7 @@ pub struct HostTables {
     /// `AFFINITY`.
     pub affinity: Memory<SourceKey, Kept>,
     marks: RefCell<Vec<u64>>,
+    syn_windows: Vec<Cell<SynWindow>>,
     vip_counts: Vec<Cell<Traffic>>,
     backend_counts: Vec<Cell<Traffic>>,
     reasons: Vec<Cell<u64>>,
@@ -62,6 +66,7 @@ impl HostTables {
             sources: Memory::evicting(SOURCES_MAX),
             affinity: Memory::evicting(SOURCES_MAX),
             marks: RefCell::new(vec![0; MARKS_MAX as usize]),
+            syn_windows: vec![Cell::default(); VIPS_MAX as usize],
             vip_counts: vec![Cell::default(); VIPS_MAX as usize],
             backend_counts: vec![Cell::default(); BACKENDS_MAX as usize],
             reasons: vec![Cell::default(); Reason::COUNT as usize],
@@ -184,8 +189,17 @@ impl Tables for HostTables {
         }
     }
 
+    fn replace_nat(&self, key: &FlowKey, flow: &NatFlow) {
+        if self.nat.get(key).is_some() {
+            self.nat.set(key, *flow);
+        }
+    }
+
     fn forget_nat(&self, key: &FlowKey) {
         self.nat.remove(key);
+    }
+
+    fn forget_nat_half_open(&self, key: &FlowKey) {
         self.half_open.remove(key);
     }
 
@@ -223,6 +237,25 @@ impl Tables for HostTables {
         }
     }
 
+    fn syn_window(&self, vip: u32) -> Option<SynWindow> {
+        self.syn_windows.get(vip as usize).map(Cell::get)
+    }
+
+    fn set_syn_window(&self, vip: u32, window: &SynWindow) {
+        if let Some(cell) = self.syn_windows.get(vip as usize) {
+            cell.set(*window);
+        }
+    }
+
+    fn cookie(&self, key: &FlowKey, sequence: u32, class: u8) -> Option<u32> {
+        Some(cookie(key, sequence, class, self.now_ns / COOKIE_PERIOD_NS))
+    }
+
+    fn cookie_holds(&self, key: &FlowKey, sequence: u32, class: u8, given: u32) -> bool {
+        let period = self.now_ns / COOKIE_PERIOD_NS;
+        [period, period.saturating_sub(1)].iter().any(|period| cookie(key, sequence, class, *period) == given)
+    }
+
     fn count(&self, vip: u32, slot: Option<u32>, bytes: u64, is_new_flow: bool) {
         let slot = slot.and_then(|slot| self.backend_counts.get(slot as usize));
         for cell in self.vip_counts.get(vip as usize).into_iter().chain(slot) {
@@ -243,6 +276,13 @@ impl Tables for HostTables {
             cell.set(traffic);
         }
     }
+}
+
+/// A number that depends on all arguments. Not secret, unlike the kernel's.
+fn cookie(key: &FlowKey, sequence: u32, class: u8, period: u64) -> u32 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    (key, sequence, class, period).hash(&mut hasher);
+    hasher.finish() as u32
 }
 
 /// The value of the longest prefix that holds the address.

@@ -58,6 +58,12 @@ impl World {
             zero: 0,
         };
         self.vips.push((key, vip));
+        let of_address = VipKey::of_address(key.address);
+        match self.vips.iter_mut().find(|(key, _)| *key == of_address) {
+            Some((_, known)) if forward == Forward::Local => *known = vip,
+            Some(_) => {}
+            None => self.vips.push((of_address, vip)),
+        }
         vip
     }
 
