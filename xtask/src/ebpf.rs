@@ -1,4 +1,4 @@
-//! `cargo xtask ebpf`: builds the kernel object with whichever tool chain is there and commits it to `lb-ebpf/prebuilt`.
+//! `cargo xtask ebpf`: builds the kernel objects with whichever tool chain is there and commits them to `lb-ebpf/prebuilt`.
 //!
 //! Users need none of this: `lbctl` embeds the committed object.
 #![expect(clippy::disallowed_methods, reason = "reads and writes the object")]
@@ -13,8 +13,10 @@ use object::{Object, ObjectSection};
 use crate::run::{command, root, run};
 use crate::setup;
 
-/// The committed object.
-const OBJECT: &str = "lb-ebpf/prebuilt/lb-ebpf.o";
+/// Where the committed objects lie.
+const PREBUILT: &str = "lb-ebpf/prebuilt";
+/// The objects, by the program of `lb-ebpf` that each is built from.
+const OBJECTS: [&str; 2] = ["lb-ebpf", "lb-lab"];
 const TARGET: &str = "bpfel-unknown-none";
 /// `target/` of the kernel object: its flags differ from the host's, and neither should rebuild the other's.
 const TARGET_FOLDER: &str = "target/bpf";
@@ -37,21 +39,31 @@ struct ToolChain {
     stripper: PathBuf,
 }
 
-/// Builds the object; with `check`, compares it with the committed one instead of writing it.
+/// Builds the objects; with `check`, compares them with the committed ones instead of writing them.
 ///
 /// # Errors
 /// When no tool chain is there, the build fails, or (checking) a section differs.
 pub fn ebpf(check: bool) -> anyhow::Result<()> {
     let tools = ToolChain::find()?;
-    eprintln!("building the kernel object with {}", tools.name);
-    let built = tools.build()?;
-    let committed = root().join(OBJECT);
-    if check {
-        return compare(&built, &committed);
+    eprintln!("building the kernel objects with {}", tools.name);
+    tools.build()?;
+    for name in OBJECTS {
+        let built = tools.strip(name)?;
+        let object = format!("{PREBUILT}/{name}.o");
+        if check {
+            compare(&object, &built)?;
+        } else {
+            commit(&object, &built)?;
+        }
     }
+    Ok(())
+}
+
+fn commit(object: &str, built: &Path) -> anyhow::Result<()> {
+    let committed = root().join(object);
     std::fs::create_dir_all(committed.parent().expect("the object lies in a folder"))?;
-    std::fs::copy(&built, &committed).with_context(|| format!("writing {OBJECT}"))?;
-    println!("{OBJECT}: {} bytes", std::fs::metadata(&committed)?.len());
+    std::fs::copy(built, &committed).with_context(|| format!("writing {object}"))?;
+    println!("{object}: {} bytes", std::fs::metadata(&committed)?.len());
     Ok(())
 }
 
@@ -128,8 +140,8 @@ impl ToolChain {
         })
     }
 
-    /// Builds and strips; returns where the object is.
-    fn build(&self) -> anyhow::Result<PathBuf> {
+    /// Builds every object.
+    fn build(&self) -> anyhow::Result<()> {
         let mut build = command(&self.cargo);
         build.args(["build", "--locked", "--package", "lb-ebpf", "--profile", "bpf", "--target", TARGET]);
         build.args(self.arguments).arg("--target-dir").arg(root().join(TARGET_FOLDER));
@@ -143,11 +155,15 @@ impl ToolChain {
         for inherited in ["RUSTUP_TOOLCHAIN", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_TARGET_DIR"] {
             build.env_remove(inherited);
         }
-        run(&mut build).context("building the kernel object")?;
+        run(&mut build).context("building the kernel objects")
+    }
+
+    /// Takes what only a debugger reads off an object that was built; returns where it is.
+    fn strip(&self, name: &str) -> anyhow::Result<PathBuf> {
         let folder = root().join(TARGET_FOLDER).join(TARGET).join("bpf");
-        let stripped = folder.join("lb-ebpf.o");
+        let stripped = folder.join(name).with_extension("o");
         let mut strip = command(&self.stripper);
-        strip.arg("--strip-debug").arg(folder.join("lb-ebpf")).arg(&stripped);
+        strip.arg("--strip-debug").arg(folder.join(name)).arg(&stripped);
         run(&mut strip).context("taking the debug information off")?;
         Ok(stripped)
     }
@@ -166,19 +182,19 @@ impl ToolChain {
     }
 }
 
-/// Says which sections of the two objects differ.
-fn compare(built: &Path, committed: &Path) -> anyhow::Result<()> {
-    let (new, old) =
-        (sections(built)?, sections(committed).context("run `cargo xtask ebpf` and commit the object")?);
+/// Says in which sections the built object differs from the committed one.
+fn compare(object: &str, built: &Path) -> anyhow::Result<()> {
+    let committed = sections(&root().join(object));
+    let (new, old) = (sections(built)?, committed.context("run `cargo xtask ebpf` and commit the object")?);
     let names = new.keys().chain(old.keys().filter(|name| !new.contains_key(*name)));
     let differing: Vec<&str> =
         names.filter(|name| new.get(*name) != old.get(*name)).map(String::as_str).collect();
     ensure!(
         differing.is_empty(),
-        "{OBJECT} is not what its source builds: {} differ; run `cargo xtask ebpf` and commit the object",
+        "{object} is not what its source builds: {} differ; run `cargo xtask ebpf` and commit the object",
         differing.join(", ")
     );
-    println!("{OBJECT}: {} sections as built from source", new.len());
+    println!("{object}: {} sections as built from source", new.len());
     Ok(())
 }
 
