@@ -106,3 +106,5 @@ pub const SNAPSHOT_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const LISTEN_ADDRESSES_MAX: usize = 256;
 /// Names that one hint of a configuration report lists.
 pub const CONFIG_NAMES_LISTED_MAX: usize = 20;
+/// Neighbours whose link address is remembered; the kernel keeps 1,024 for each family unless told otherwise (`gc_thresh3`).
+pub const NEIGHBOURS_MAX: usize = 65_536;

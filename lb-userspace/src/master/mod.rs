@@ -33,6 +33,7 @@ mod port_holder;
 mod probe;
 pub mod program;
 mod run_dir;
+pub mod steer;
 mod turn;
 mod watched;
 mod worker_link;

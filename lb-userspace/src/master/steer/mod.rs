@@ -1,0 +1,7 @@
+//! Steering: what the XDP program is told, and how it is kept in the kernel.
+//!
+//! Effectful: loads BPF, pins it, and asks the kernel for the ways to backends.
+
+#[cfg(test)]
+mod lab;
+pub mod next_hop;
