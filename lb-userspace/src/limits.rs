@@ -66,6 +66,8 @@ pub const READY_LONG_ENOUGH: Duration = Duration::from_secs(1);
 pub const INSTANCES_PER_PROGRAM_MAX: u32 = 256;
 /// Bytes of one configuration file.
 pub const CONFIG_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Bytes of a file that the configuration names, such as `deny_file`: a million networks.
+pub const NAMED_FILE_BYTES_MAX: u64 = 64 << 20;
 /// Configuration files read through `include`.
 pub const CONFIG_FILES_MAX: usize = 256;
 /// Time an instance has to start where its program names no `startup` of its own.

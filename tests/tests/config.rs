@@ -79,8 +79,10 @@ fn the_ports_of_upstream_and_command_are_both_named() {
 #[test]
 fn the_schema_knows_every_section() {
     let schema: serde_json::Value = serde_json::from_str(&schema()).unwrap();
-    for section in ["include", "node", "metrics", "kernel", "log", "listener", "route", "upstream", "program"]
-    {
+    for section in [
+        "include", "node", "metrics", "kernel", "log", "listener", "route", "upstream", "program", "vip",
+        "guard",
+    ] {
         assert!(schema["properties"][section].is_object(), "{section}");
     }
     let program = &schema["properties"]["program"]["additionalProperties"];

@@ -65,3 +65,18 @@ pub const KILL_AFTER: Timespan<0> = Timespan::from_secs(10);
 pub const LOG_ROTATE: ByteSize = ByteSize(50 << 20);
 /// `keep` of a program's log.
 pub const LOG_KEEP: u32 = 10;
+/// `[kernel] lookup_rows`: shares within 1 % for 650 backends (Maglev, NSDI 2016, section 5.3).
+pub const LOOKUP_ROWS: u32 = 65_537;
+/// `[kernel] flows`.
+pub const FLOWS: u32 = lb_common::limits::FLOWS_MAX;
+/// `ports` of a VIP with NAT: below those that Linux gives to connections of the host (32768–60999), so that no answer to a
+/// probe is taken for one to a client.
+pub const NAT_PORTS: &str = "10240-32767";
+/// `tunnel_port`: the port that IANA has assigned to GUE.
+pub const TUNNEL_PORT: u32 = 6080;
+/// `persistence_timeout`.
+pub const PERSISTENCE_TIMEOUT: Timespan<1000> = Timespan::from_secs(3600);
+/// `idle_timeout` of UDP flows, that of Linux for flows with answers (`nf_conntrack_udp_timeout_stream`).
+pub const IDLE_TIMEOUT: Timespan<1000> = Timespan::from_secs(120);
+/// `server_id_bytes` of `quic`.
+pub const SERVER_ID_BYTES: u32 = 4;

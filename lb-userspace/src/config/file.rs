@@ -6,13 +6,16 @@
     reason = "descriptions of the JSON Schema: `[::]:80` is an address, not a link"
 )]
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use super::defaults;
 use super::leaf::{
-    CommandLine, Cores, DependencyWord, HeaderName, MetricsBind, Name, OffSwitch, ProbePath, Protocol,
-    RoutePath, Signal, Umask,
+    CommandLine, Cores, DependencyWord, Forward, HeaderName, Interface, LookupRows, MetricsBind, Name,
+    NatSource, OffSwitch, Persistence, ProbePath, Protocol, RoutePath, ServerId, Signal, Umask, VipProtocol,
 };
+use super::model::steering::{PortRange, VipAddress, XdpMode};
 use super::model::{
     AccessFormat, Address, AutoRestart, Balance, HostPattern, ProgramAddress, Switch, Template,
 };
@@ -41,8 +44,11 @@ section! {
         may upstream: Names<Upstream>,
         /// Commands that are kept running.
         may program: Names<Program>,
+        /// Addresses that the XDP program answers for.
+        may vip: Vec<Located<Vip>>,
+        /// Whose packets to VIPs are dropped.
+        may guard: Guard,
     }
-    later vip: "answer for the address with a [[listener]] on this machine meanwhile";
 }
 
 section! {
@@ -72,8 +78,16 @@ section! {
 section! {
     /// Kernel accelerations; auto probes and measures at start.
     pub struct Kernel {
-        /// Packets to remote backends forwarded by XDP.
-        may xdp: OffSwitch = "auto",
+        /// Packets to VIPs taken by XDP: "on" refuses to start where that fails, "auto" goes on with a warning.
+        may xdp: Switch = "auto",
+        /// "native" in the driver, "generic" behind it, "auto" tries in that order.
+        may xdp_mode: XdpMode = "auto",
+        /// Rows of the lookup table of each upstream of VIPs, a prime; a hundred per backend keep shares within 1 %.
+        may lookup_rows: LookupRows = defaults::LOOKUP_ROWS,
+        /// Flows that l2dsr, ipip and gue remember; the least recently used goes first.
+        may flows: Whole<1024, 16_777_216> = defaults::FLOWS,
+        /// Whether VIPs are answered on when lbctl is told to end.
+        may vips_outlive: bool = false,
         /// Bytes between worker and local backends skip TCP.
         may short_cut: Switch = "auto",
         /// Tunnels spliced by the kernel.
@@ -180,6 +194,78 @@ section! {
         may weight: Whole<1, 1000> = defaults::WEIGHT,
         /// Whether it gets requests only when no other backend may.
         may backup: bool = false,
+        /// What it writes into QUIC connection ids, as hexadecimal digits such as "0a1b2c3d"; for VIPs with `quic`.
+        may server_id: ServerId,
+    }
+}
+
+section! {
+    /// An address that the XDP program answers for.
+    pub struct Vip {
+        /// Its name in commands and metrics; the address by default.
+        may name: Name,
+        /// "203.0.113.10:443", "[2001:db8::1]:443", a network "203.0.113.0/28:443", ports "203.0.113.10:8000-8999"; without a port: every port.
+        must address: VipAddress,
+        /// tcp or udp; an address may have a VIP for each.
+        may protocol: VipProtocol = "tcp",
+        /// The network interface on which its packets come in.
+        must interface: Interface,
+        /// Name of the upstream; may be left out with forward = "local".
+        may upstream: String,
+        /// How packets get to the backends; "local" by default where programs bring them.
+        may forward: Forward,
+        /// nat: whose address the backends see, "node" for ours or "client" where their way back leads through us.
+        may source: NatSource = "node",
+        /// nat: our ports towards the backends; better not those of `sysctl net.ipv4.ip_local_port_range`.
+        may ports: PortRange = defaults::NAT_PORTS,
+        /// ipip, gue: source address of the outer header; our address towards the backend by default.
+        may tunnel_source: IpAddr,
+        /// gue: UDP port of the backends that takes the packets.
+        may tunnel_port: Whole<1, 65_535> = defaults::TUNNEL_PORT,
+        /// "client": all flows of a client's address go to one backend.
+        may persistence: Persistence = "none",
+        /// How long a client's address keeps its backend without a new flow.
+        may persistence_timeout: Timespan<1000> = defaults::PERSISTENCE_TIMEOUT,
+        /// udp: a flow without a packet for so long is forgotten.
+        may idle_timeout: Timespan<1000> = defaults::IDLE_TIMEOUT,
+        /// udp: the backend is read from QUIC connection ids.
+        may quic: Quic,
+        /// How many flows one source may open.
+        may new_flows: NewFlows,
+        /// tcp: SYNs per second beyond which handshakes are done with cookies; never by default.
+        may syn_rate: Whole<1, 1_000_000_000>,
+    }
+}
+
+section! {
+    /// QUIC connection ids that name the backend (QUIC-LB, plaintext).
+    pub struct Quic {
+        /// Bytes of the server id behind the first byte.
+        may server_id_bytes: Whole<1, 8> = defaults::SERVER_ID_BYTES,
+        /// The three configuration bits of the first byte.
+        may configuration: Whole<0, 6> = 0,
+    }
+}
+
+section! {
+    /// How many flows one source (IPv4 address, IPv6 /64) may open.
+    pub struct NewFlows {
+        /// New flows per second.
+        must per_source: Whole<1, 1_000_000>,
+        /// New flows at once; as many as per second by default.
+        may burst: Whole<1, 1_000_000>,
+    }
+}
+
+section! {
+    /// Whose packets to VIPs are dropped; the longest network that holds the source decides.
+    pub struct Guard {
+        /// Networks whose packets are dropped.
+        may deny: Vec<Located<IpNet>>,
+        /// Networks whose packets pass though a larger one is denied; without any `deny`, the only ones that pass.
+        may allow: Vec<Located<IpNet>>,
+        /// File with one denied network per line; # begins a comment.
+        may deny_file: String,
     }
 }
 

@@ -10,6 +10,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub mod steering;
+
+use steering::Steering;
+
 /// The whole of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Model {
@@ -29,6 +33,9 @@ pub struct Model {
     pub upstreams: BTreeMap<String, Upstream>,
     /// `[program.NAME]`.
     pub programs: BTreeMap<String, Program>,
+    /// `[[vip]]`, `[guard]`, and what `[kernel]` says about them.
+    #[serde(default)]
+    pub steering: Steering,
 }
 
 /// `[node]`.
@@ -239,6 +246,9 @@ pub struct Backend {
     pub weight: u32,
     /// `backup`: used only when no other backend of the upstream may take requests.
     pub backup: bool,
+    /// `server_id`: what it writes into QUIC connection ids, 1–8 bytes; empty where the file names none.
+    #[serde(default)]
+    pub server_id: Vec<u8>,
 }
 
 /// Where a backend listens.

@@ -3,12 +3,16 @@
 #![expect(clippy::disallowed_methods, reason = "validation must know which users, folders and files exist")]
 
 use std::ffi::{CStr, CString};
+use std::io::Read;
+use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Access;
 
 use super::model::User;
+use crate::limits::NAMED_FILE_BYTES_MAX;
 
 /// Answers about the machine that the configuration is for.
 pub trait System {
@@ -31,6 +35,17 @@ pub trait System {
     fn host_name(&self) -> String;
     /// The lowest port that an unprivileged user may listen on.
     fn unprivileged_port_min(&self) -> u16;
+    /// The text of a file that the configuration names, of which too much is not read.
+    ///
+    /// # Errors
+    /// When it cannot be read, is larger than [`NAMED_FILE_BYTES_MAX`] or no text.
+    fn text(&self, path: &Path) -> std::io::Result<String>;
+    /// Whether there is a network interface called `name`.
+    fn has_interface(&self, name: &str) -> bool;
+    /// Whether `address` is one of this machine.
+    fn has_address(&self, address: IpAddr) -> bool;
+    /// First and last of the ports that connections of this machine get.
+    fn local_ports(&self) -> (u16, u16);
 }
 
 /// The machine that we run on.
@@ -77,6 +92,38 @@ impl System for Running {
         const DEFAULT: u16 = 1024;
         let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
         text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(DEFAULT)
+    }
+
+    fn text(&self, path: &Path) -> std::io::Result<String> {
+        let mut text = String::new();
+        // Not blocking: a pipe without a writer must not hold us up.
+        let mut options = std::fs::OpenOptions::new();
+        let file = options.read(true).custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK).open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(std::io::Error::other("not a regular file"));
+        }
+        file.take(NAMED_FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+        if text.len() as u64 > NAMED_FILE_BYTES_MAX {
+            return Err(std::io::Error::other(format!("larger than {} MiB", NAMED_FILE_BYTES_MAX >> 20)));
+        }
+        Ok(text)
+    }
+
+    fn has_interface(&self, name: &str) -> bool {
+        let Ok(name) = CString::new(name) else { return false };
+        // SAFETY: `name` is terminated, and lives until the call returns.
+        unsafe { libc::if_nametoindex(name.as_ptr()) != 0 }
+    }
+
+    fn has_address(&self, address: IpAddr) -> bool {
+        std::net::UdpSocket::bind((address, 0)).is_ok()
+    }
+
+    fn local_ports(&self) -> (u16, u16) {
+        const DEFAULT: (u16, u16) = (32_768, 60_999);
+        let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+        let mut ports = text.split_ascii_whitespace().map_while(|port| port.parse().ok());
+        ports.next().zip(ports.next()).unwrap_or(DEFAULT)
     }
 }
 

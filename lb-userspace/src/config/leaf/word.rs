@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::config::model::steering::XdpMode;
 use crate::config::model::{AutoRestart, Balance, DependencyCondition, Switch};
 use crate::config::reading::choice;
 
@@ -19,6 +20,48 @@ pub enum Protocol {
     Http,
 }
 
+/// `protocol` of a VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VipProtocol {
+    /// `tcp`.
+    Tcp,
+    /// `udp`.
+    Udp,
+}
+
+/// `forward` of a VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forward {
+    /// `nat`.
+    Nat,
+    /// `l2dsr`.
+    L2Dsr,
+    /// `ipip`.
+    IpIp,
+    /// `gue`.
+    Gue,
+    /// `local`.
+    Local,
+}
+
+/// `source` of a VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NatSource {
+    /// `node`.
+    Node,
+    /// `client`.
+    Client,
+}
+
+/// `persistence` of a VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persistence {
+    /// `none`.
+    None,
+    /// `client`.
+    Client,
+}
+
 /// The right-hand side of a `depends_on` entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DependencyWord {
@@ -34,6 +77,26 @@ choice! {
     OffSwitch, "a switch" { "auto" => Self::Off, "off" => Self::Off }
     later { "on": "write \"auto\" or \"off\": it is off in both cases" }
 }
+
+choice! {
+    XdpMode, "a mode" { "auto" => Self::Auto, "native" => Self::Native, "generic" => Self::Generic }
+}
+
+choice! { VipProtocol, "a protocol" { "tcp" => Self::Tcp, "udp" => Self::Udp } }
+
+choice! {
+    Forward, "a way to forward" {
+        "nat" => Self::Nat,
+        "l2dsr" => Self::L2Dsr,
+        "ipip" => Self::IpIp,
+        "gue" => Self::Gue,
+        "local" => Self::Local,
+    }
+}
+
+choice! { NatSource, "a source" { "node" => Self::Node, "client" => Self::Client } }
+
+choice! { Persistence, "a persistence" { "none" => Self::None, "client" => Self::Client } }
 
 choice! {
     Protocol, "a protocol" { "http" => Self::Http }

@@ -118,6 +118,18 @@ impl System for Unprivileged {
     fn unprivileged_port_min(&self) -> u16 {
         1024
     }
+    fn text(&self, _: &Path) -> std::io::Result<String> {
+        Ok("198.51.100.0/24 # noise\n\n# nothing\n2001:db8:bad::/48\n198.51.100.7/24\n".to_owned())
+    }
+    fn has_interface(&self, name: &str) -> bool {
+        name == "eth0"
+    }
+    fn has_address(&self, address: std::net::IpAddr) -> bool {
+        address == std::net::IpAddr::from([192, 0, 2, 1])
+    }
+    fn local_ports(&self) -> (u16, u16) {
+        (32_768, 60_999)
+    }
 }
 
 #[test]

@@ -5,11 +5,15 @@
 mod address;
 mod amount;
 mod context;
+mod guard;
 mod header;
 mod program;
 mod reference;
 mod route;
 mod upstream;
+mod vip;
+mod vip_backend;
+mod vip_pair;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,6 +22,7 @@ use self::context::Context;
 use super::defaults;
 use super::file::{self, Kernel};
 use super::leaf::MetricsBind;
+use super::model::steering::Steering;
 use super::model::{Kernel as KernelModel, Listener, Log, Model, Node};
 use super::read::Parsed;
 use super::reading::{Field, FromText, Located};
@@ -28,6 +33,7 @@ use super::system::System;
 pub fn validate(files: &[Parsed], system: &dyn System, problems: &mut Vec<Problem>) -> Model {
     let mut context = Context::new(files, system, problems);
     let programs = program::programs(files, &mut context);
+    let upstreams = upstream::upstreams(files, &programs, &mut context);
     let model = Model {
         node: node(files, &mut context),
         metrics_bind: metrics_bind(files, &mut context),
@@ -35,7 +41,8 @@ pub fn validate(files: &[Parsed], system: &dyn System, problems: &mut Vec<Proble
         log: log(files, &mut context),
         listeners: listeners(files, &mut context),
         routes: route::routes(files, &mut context),
-        upstreams: upstream::upstreams(files, &programs, &mut context),
+        steering: steering(&vip::Known { files, upstreams: &upstreams, programs: &programs }, &mut context),
+        upstreams,
         programs,
     };
     reference::check(files, &model, &mut context);
@@ -92,6 +99,28 @@ fn kernel(files: &[Parsed], context: &mut Context<'_>) -> KernelModel {
             short_cut: short_cut.get().copied().unwrap_or_default(),
             exit_watch: exit_watch.get().copied().unwrap_or_default(),
         },
+    }
+}
+
+fn steering(known: &vip::Known<'_>, context: &mut Context<'_>) -> Steering {
+    let vips = vip::vips(known, context);
+    vip_pair::check(&vips, context);
+    let steering = Steering {
+        guard: guard::guard(known.files, context),
+        vips: vips.into_iter().map(|written| written.vip).collect(),
+        ..Steering::default()
+    };
+    // A second [kernel] was reported by `kernel`.
+    let Some(kernel) = known.files.iter().find_map(|file| file.sections.kernel.get()) else {
+        return steering;
+    };
+    Steering {
+        xdp: kernel.xdp.get().copied().unwrap_or_default(),
+        xdp_mode: kernel.xdp_mode.get().copied().unwrap_or_default(),
+        lookup_rows: kernel.lookup_rows.get().map_or(defaults::LOOKUP_ROWS, |rows| rows.0),
+        flows: kernel.flows.or(defaults::FLOWS).0,
+        vips_outlive: kernel.vips_outlive.or(false),
+        ..steering
     }
 }
 

@@ -126,6 +126,7 @@ fn backends(
 ) -> Vec<Backend> {
     let mut seen: BTreeMap<Address, Place> = BTreeMap::new();
     let mut backends = Vec::new();
+    check_server_ids(upstream, field, context);
     for section in field.get().into_iter().flatten() {
         let Some(address) = section.value.address.located() else { continue };
         if let Some(first) = seen.get(&address.value) {
@@ -142,9 +143,24 @@ fn backends(
             address: address.value.clone(),
             weight: section.value.weight.or(defaults::WEIGHT).0,
             backup: section.value.backup.or(false),
+            server_id: section.value.server_id.get().map(|id| id.0.clone()).unwrap_or_default(),
         });
     }
     backends
+}
+
+/// A connection id leads to one backend.
+fn check_server_ids(upstream: &str, field: &Field<Vec<Located<file::Backend>>>, context: &mut Context<'_>) {
+    let mut seen: BTreeMap<&[u8], Place> = BTreeMap::new();
+    for id in field.get().into_iter().flatten().filter_map(|backend| backend.value.server_id.located()) {
+        if let Some(first) = seen.insert(&id.value.0, id.place) {
+            let message = format!("two backends of upstream \"{upstream}\" have the same server_id");
+            let hint = "give each the id that it writes into its connection ids";
+            let problem = Problem::error(id.place, message, "the second one", hint);
+            context.push(problem.with_other(first, "the first one"));
+            seen.insert(&id.value.0, first);
+        }
+    }
 }
 
 fn passive(section: &file::Passive) -> Passive {

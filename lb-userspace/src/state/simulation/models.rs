@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::config::model::steering::Steering;
 use crate::config::model::{
     Address, AutoRestart, Backend, Balance, Dependency, DependencyCondition, Kernel, Limits, Log, Model,
     Node, Passive, Probe, ProbeKind, Program, ProgramAddress, ProgramLog, Startup, Stop, Upstream,
@@ -88,12 +89,13 @@ pub fn model(upstreams: Vec<Upstream>, programs: Vec<Program>) -> Model {
         routes: Vec::new(),
         upstreams: upstreams.into_iter().map(|each| (each.name.clone(), each)).collect(),
         programs: programs.into_iter().map(|each| (each.name.clone(), each)).collect(),
+        steering: Steering::default(),
     }
 }
 
 pub fn backend(port: u16) -> Backend {
     let address = Address::Tcp(SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), port)));
-    Backend { address, weight: 1, backup: false }
+    Backend { address, weight: 1, backup: false, server_id: Vec::new() }
 }
 
 /// Another configuration, often much like the one before.
