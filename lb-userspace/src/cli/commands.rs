@@ -8,7 +8,7 @@ use clap::CommandFactory;
 use super::args::{Arguments, Command, Selection};
 use super::banner::Reach;
 use super::exit::{CommandError, Exit};
-use super::{check, doctor, event_lines, output_lines, run_dir, status_table, up};
+use super::{check, doctor, event_lines, output_lines, run_dir, status_table, steering, up};
 use crate::control::client::Client;
 use crate::control::protocol::{Answer, Command as Question, FailureKind, ProcessState, StatusReport};
 
@@ -39,6 +39,9 @@ pub fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
             ask(&run_dir, Question::Logs { names, lines, follow })
         }
         Command::Events { tail } => ask(&run_dir, Question::Events { last: tail.lines, follow: tail.follow }),
+        Command::Vip(vips) => steering::vip(&run_dir, vips),
+        Command::Flow { command } => steering::flow(&run_dir, command),
+        Command::Capture(capture) => steering::capture::capture(&run_dir, capture),
         Command::Completions { shell } => completions(*shell),
         Command::Version => print(&format!("lbctl {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Check { json } => check::check(arguments.global.config.as_deref(), *json, terminal_width()),
@@ -146,6 +149,6 @@ pub(super) fn print(text: &str) -> Result<Exit, CommandError> {
 }
 
 /// Columns of the terminal; `None` where standard output is not one.
-fn terminal_width() -> Option<u16> {
+pub(super) fn terminal_width() -> Option<u16> {
     rustix::termios::tcgetwinsize(std::io::stdout()).ok().map(|size| size.ws_col).filter(|width| *width > 0)
 }

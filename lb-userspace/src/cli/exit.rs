@@ -14,7 +14,7 @@ pub enum Exit {
     Failed = 1,
     /// The command line is wrong.
     Usage = 2,
-    /// `status`: at least one instance does not run.
+    /// `status`: at least one instance does not run; `vip`, `flow lookup`: nobody gets new flows, or this one; `capture`: no frame came.
     NotRunning = 3,
     /// The master cannot be reached or refuses us; `status`: there is no such name.
     Unreachable = 4,
@@ -23,11 +23,12 @@ pub enum Exit {
 /// The table of `lbctl --help`.
 pub const TABLE: &str = "\
 Exit codes, as Supervisor's:
-  0  done; status: everything that was asked about is RUNNING
+  0  done; status: everything that was asked about is RUNNING; vip: each has a backend for new flows
   1  failed; the message says what and why
   2  wrong command line
-  3  status: at least one instance is not RUNNING
-  4  the master cannot be reached, refuses this user or speaks another version; status: no such name
+  3  status: at least one instance is not RUNNING; vip: one has no backend for new flows;
+     flow lookup: it goes to nobody; capture: no frame came
+  4  the master cannot be reached, refuses this user or speaks another version; status, vip: no such name
 130  ended by Ctrl-C";
 
 /// Why a command failed.

@@ -17,6 +17,7 @@ mod host_reading;
 mod output_lines;
 pub(crate) mod spans;
 mod status_table;
+mod steering;
 mod up;
 
 use std::process::ExitCode;

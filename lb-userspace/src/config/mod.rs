@@ -11,7 +11,7 @@ mod read;
 mod reading;
 mod report;
 mod system;
-mod units;
+pub(crate) mod units;
 mod validate;
 mod warn;
 

@@ -37,6 +37,12 @@ pub struct VipStatus {
     pub protocol: String,
     /// `nat`, `l2dsr`, `ipip`, `gue` or `local`.
     pub forward: String,
+    /// Whether NAT keeps the client's address, so that the backends' way back must lead through us.
+    #[serde(default)]
+    pub keeps_client: bool,
+    /// The UDP port that GUE packets are sent to.
+    #[serde(default)]
+    pub gue_port: Option<u16>,
     /// Where it is answered.
     pub interface: String,
     /// How packets reach the kernel program: `native`, `generic`, `local` (they go up the stack of this host), or `off`.
