@@ -76,8 +76,9 @@ pub struct BackendRow {
     pub listen_changed_at_ns: u64,
     /// Master: when `state` was written, in nanoseconds of `CLOCK_MONOTONIC`.
     pub state_changed_at_ns: u64,
-    /// Zero.
-    pub reserved: u64,
+    /// Master: a hash of what a backend of the configuration is, so that the next master knows the row again; 0 for instances of
+    /// programs, which end with the master.
+    pub identity: u64,
 }
 
 const _: () = assert!(core::mem::size_of::<BackendRow>() == 64);

@@ -30,7 +30,7 @@ struct SharedRow {
     listens_closed: AtomicU32,
     listen_changed_at_ns: AtomicU64,
     state_changed_at_ns: AtomicU64,
-    reserved: AtomicU64,
+    identity: AtomicU64,
 }
 
 const _: () = assert!(size_of::<SharedRow>() == size_of::<BackendRow>());
@@ -120,7 +120,7 @@ impl BackendTable {
                 listens_opened: row.listens_opened.load(Ordering::SeqCst),
                 listen_changed_at_ns: row.listen_changed_at_ns.load(Ordering::SeqCst),
                 state_changed_at_ns: row.state_changed_at_ns.load(Ordering::SeqCst),
-                reserved: 0,
+                identity: row.identity.load(Ordering::SeqCst),
             };
             if row.instance.load(Ordering::SeqCst) == instance {
                 return read;
@@ -150,6 +150,35 @@ impl BackendTable {
         row.weight.store(weight, Ordering::SeqCst);
         row.state_changed_at_ns.store(now_ns, Ordering::SeqCst);
         row.state.store(state as u32, Ordering::SeqCst);
+    }
+
+    /// Writes what the backend of a row is (see [`BackendRow::identity`]); to be done before its instance is written.
+    ///
+    /// # Panics
+    /// When the table was mapped read-only.
+    pub fn identify(&self, slot: Slot, identity: u64) {
+        assert!(self.writable, "only the master writes the backend table");
+        if let Some(row) = self.row(slot) {
+            row.identity.store(identity, Ordering::SeqCst);
+        }
+    }
+
+    /// The rows that an earlier master left in this table: those of configured backends. Those of its instances, which have ended
+    /// with it, are emptied.
+    ///
+    /// # Panics
+    /// When the table was mapped read-only.
+    pub fn take_over(&self, now_ns: u64) -> Vec<(Slot, BackendRow)> {
+        let mut left = Vec::new();
+        for slot in (0..BACKENDS_MAX).map(Slot) {
+            let row = self.read(slot);
+            match (row.instance, row.identity) {
+                (0, _) => {}
+                (_, 0) => self.write(slot, InstanceId(0), TrafficState::Out, 0, now_ns),
+                _ => left.push((slot, row)),
+            }
+        }
+        left
     }
 
     /// Marks an instance as exited where no kernel program does (exit watch off): the same store the kernel would make.
@@ -204,6 +233,23 @@ mod tests {
         assert_eq!(reader.traffic(Slot(5)), TrafficState::Out);
         writer.write(Slot(5), InstanceId(10), TrafficState::In, 3, 3);
         assert_eq!(reader.traffic(Slot(5)), TrafficState::In);
+    }
+
+    #[test]
+    fn next_master_finds_configured_backends_and_no_instances() {
+        let memory = shared_memory("test", TABLE_BYTES).unwrap();
+        let first = BackendTable::map(&memory).unwrap();
+        first.write(Slot(1), InstanceId(9), TrafficState::In, 3, 1);
+        first.identify(Slot(2), 77);
+        first.write(Slot(2), InstanceId(10), TrafficState::In, 3, 1);
+        let second = BackendTable::map(&memory).unwrap();
+        let left = second.take_over(2);
+        assert_eq!(
+            left.iter().map(|(slot, row)| (*slot, row.instance, row.identity)).collect::<Vec<_>>(),
+            [(Slot(2), 10, 77)]
+        );
+        assert_eq!(second.traffic(Slot(1)), TrafficState::Out);
+        assert_eq!(second.traffic(Slot(2)), TrafficState::In);
     }
 
     #[test]

@@ -27,7 +27,8 @@ impl Master<'_> {
     pub fn perform(&mut self, effect: Effect) {
         self.dirty.status = true;
         match effect {
-            Effect::SetRow { slot, instance, state, weight } => {
+            Effect::SetRow { slot, instance, state, weight, identity } => {
+                self.kernel.table().identify(slot, identity);
                 self.kernel.table().write(slot, instance, state, weight, Time::now().0);
                 self.dirty.table = true;
             }

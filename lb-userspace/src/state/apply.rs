@@ -13,6 +13,7 @@ use crate::config::model::{Address, Backend as Configured, Model, Probe, Program
 use crate::control::protocol::FailureKind;
 use crate::health::counter::Counter;
 use crate::limits::STARTUP_WITHIN;
+use lb_common::backend::TrafficState;
 
 impl Turn<'_> {
     pub(super) fn on_apply(&mut self, model: &Arc<Model>, request: Option<u64>) {
@@ -27,6 +28,7 @@ impl Turn<'_> {
         self.record("master", "configuration applied", &format!("{} changes", lines.len()), "configuration");
         self.effects.push(Effect::Listen(model.clone()));
         self.apply_static_backends(before.as_deref(), model, &mut lines);
+        self.give_up_left();
         self.apply_programs(before.as_deref(), model);
         self.publish_due = true;
         if let Some(request) = request {
@@ -74,19 +76,27 @@ impl Turn<'_> {
     /// False when the table has no row for it.
     fn add_static(&mut self, upstream: &Upstream, configured: &Configured) -> bool {
         let subject = format!("{}/{}", upstream.name, configured.address);
-        let Some(slot) = self.state.slots.allocate() else {
+        let identity = super::identity(&upstream.name, &configured.address);
+        let left = self.state.left.remove(&identity);
+        let Some(slot) = left.map(|row| row.slot).or_else(|| self.state.slots.allocate()) else {
             self.record(&subject, "backend refused", "backend table is full", "configuration");
             return false;
         };
-        let id = self.state.new_instance_id();
+        let written = left.map(|row| row.written).unwrap_or_default();
+        let id = if left.is_some() { written.instance } else { self.state.new_instance_id() };
+        let verdict = if written.state == TrafficState::Out { Counter::down } else { Counter::up };
         let backend = Backend {
             address: Some(configured.address.clone()),
             instance: id,
+            identity,
             weight: configured.weight,
             backup: configured.backup,
             presence: Presence::Started,
-            readiness: upstream.probe.as_ref().map(|probe| Counter::down(probe.up_after, probe.down_after)),
-            reason: "not probed yet".to_owned(),
+            readiness: upstream.probe.as_ref().map(|probe| verdict(probe.up_after, probe.down_after)),
+            // One that was being given up weighs nothing.
+            drained: written.state == TrafficState::Draining && written.weight != 0,
+            written,
+            reason: if left.is_some() { "as the master before left it" } else { "not probed yet" }.to_owned(),
             ..Backend::new(&upstream.name, configured.address.to_string(), slot)
         };
         self.state.backends.insert(slot, backend);
@@ -124,7 +134,7 @@ impl Turn<'_> {
             let instance = backend.instance;
             self.effects.push(Effect::StopProbe { instance, role: ProbeRole::Readiness });
         }
-        self.push_leaving_row(slot, backend.instance);
+        self.push_leaving_row(slot, backend.instance, backend.identity);
         self.state.slots.release(slot, Some(self.now + wait));
         self.effects.push(Effect::WatchDrain { slot });
         self.record(&backend.subject(), "backend removed", "not in the configuration", "configuration");

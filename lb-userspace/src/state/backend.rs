@@ -1,6 +1,6 @@
 //! A backend as the table shows it, and the one function that writes its row.
 
-use super::event::{Effect, InstanceId, Slot};
+use super::event::{InstanceId, Slot};
 use super::instance::Name;
 use super::step::Turn;
 use crate::config::model::Address;
@@ -19,6 +19,8 @@ pub(super) struct Backend {
     pub supervised: Option<Name>,
     pub slot: Slot,
     pub instance: InstanceId,
+    /// See `BackendRow::identity`.
+    pub identity: u64,
     pub weight: u32,
     pub backup: bool,
     pub presence: Presence,
@@ -53,6 +55,7 @@ pub(super) struct Written {
     pub instance: InstanceId,
     pub state: TrafficState,
     pub weight: u32,
+    pub identity: u64,
 }
 
 impl Backend {
@@ -64,6 +67,7 @@ impl Backend {
             supervised: None,
             slot,
             instance: InstanceId::default(),
+            identity: 0,
             weight: 1,
             backup: false,
             presence: Presence::Absent,
@@ -119,6 +123,7 @@ impl Turn<'_> {
             instance: backend.instance,
             state: backend.state_due(acknowledged),
             weight: if backend.expected { backend.weight } else { 0 },
+            identity: backend.identity,
         };
         let was = backend.written;
         if due == was || due.instance == InstanceId::default() {
@@ -130,12 +135,7 @@ impl Turn<'_> {
             cause.clone_into(&mut backend.reason);
         }
         let subject = backend.subject();
-        self.effects.push(Effect::SetRow {
-            slot,
-            instance: due.instance,
-            state: due.state,
-            weight: due.weight,
-        });
+        self.push_row(slot, due);
         if changed {
             self.record(&subject, &format!("backend {}", due.state.name().to_lowercase()), cause, actor);
         }

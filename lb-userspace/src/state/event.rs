@@ -158,6 +158,8 @@ pub enum Effect {
         state: TrafficState,
         /// The weight, reduced while warming.
         weight: u32,
+        /// What a configured backend is known by to the next master (see `BackendRow::identity`); 0 for all else.
+        identity: u64,
     },
     /// Send this picture to every worker, and to later workers until there is a newer one. The loop fills in
     /// `Snapshot::listeners` (it knows socket ids).

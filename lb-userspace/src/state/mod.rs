@@ -10,6 +10,7 @@ mod change;
 mod command;
 mod depend;
 mod instance;
+mod left;
 mod life;
 mod passive;
 mod probe;
@@ -33,6 +34,7 @@ use std::sync::Arc;
 use backend::Backend;
 use event::{InstanceId, Slot};
 use instance::{Instance, Name};
+pub use left::identity;
 use request::Request;
 use slots::Slots;
 use terminate::Shutdown;
@@ -59,6 +61,8 @@ pub struct State {
     /// The same by what probes and workers name.
     static_lives: BTreeMap<InstanceId, Slot>,
     slots: Slots,
+    /// Rows that an earlier master left and nobody has claimed yet.
+    left: left::Left,
     requests: Vec<Request>,
     /// The newest picture that was published.
     published: Snapshot,
@@ -87,6 +91,7 @@ impl State {
             static_slots: BTreeMap::new(),
             static_lives: BTreeMap::new(),
             slots: Slots::default(),
+            left: left::Left::new(),
             requests: Vec::new(),
             published: Snapshot::default(),
             acknowledged: 0,

@@ -83,13 +83,13 @@ impl Turn<'_> {
 
     /// Writes a row that is no backend's any more.
     pub(super) fn push_row(&mut self, slot: Slot, row: Written) {
-        let Written { instance, state, weight } = row;
-        self.effects.push(Effect::SetRow { slot, instance, state, weight });
+        let Written { instance, state, weight, identity } = row;
+        self.effects.push(Effect::SetRow { slot, instance, state, weight, identity });
     }
 
     /// The row of a backend that is removed: nothing new comes, what is there may end.
-    pub(super) fn push_leaving_row(&mut self, slot: Slot, instance: InstanceId) {
-        self.push_row(slot, Written { instance, state: TrafficState::Draining, weight: 0 });
+    pub(super) fn push_leaving_row(&mut self, slot: Slot, instance: InstanceId, identity: u64) {
+        self.push_row(slot, Written { instance, state: TrafficState::Draining, weight: 0, identity });
     }
 }
 

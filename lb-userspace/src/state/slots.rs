@@ -48,6 +48,12 @@ impl Slots {
         Some(slot)
     }
 
+    /// Takes a row that is in use already.
+    pub fn take(&mut self, slot: Slot) {
+        self.used.insert(slot);
+        self.next = (slot.0 + 1) % self.rows;
+    }
+
     /// Begins to give a row back. `until`: requests may still be active on it, until then.
     pub fn release(&mut self, slot: Slot, until: Option<Time>) {
         self.releasing.insert(slot, Release { without: None, until });

@@ -89,7 +89,7 @@ impl Desk {
 
     fn perform(&mut self, effect: &Effect) -> Option<Event> {
         match effect {
-            Effect::SetRow { slot, instance, state, weight } => {
+            Effect::SetRow { slot, instance, state, weight, .. } => {
                 self.rows.insert(*slot, (*instance, *state, *weight));
             }
             Effect::Wake { at } => self.wake = Some(*at),

@@ -5,5 +5,6 @@ mod health;
 mod life;
 mod reload;
 mod replace;
+mod restart;
 mod shutdown;
 mod stop;
