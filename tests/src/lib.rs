@@ -8,6 +8,7 @@ pub mod config;
 pub mod control;
 pub mod figures;
 pub mod http1;
+pub mod lab;
 pub mod lb;
 pub mod leftovers;
 pub mod load;

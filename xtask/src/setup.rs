@@ -13,11 +13,14 @@ struct Package {
 }
 
 /// What the end-to-end tests run beside lbctl.
-const PACKAGES: [Package; 4] = [
+const PACKAGES: [Package; 7] = [
     Package { name: "nginx-light", program: "nginx" },
     Package { name: "haproxy", program: "haproxy" },
     Package { name: "python3", program: "python3" },
     Package { name: "util-linux", program: "setpriv" },
+    Package { name: "iproute2", program: "ip" },
+    Package { name: "nftables", program: "nft" },
+    Package { name: "ethtool", program: "ethtool" },
 ];
 
 /// Python packages of the tests' environment.

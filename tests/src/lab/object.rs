@@ -1,0 +1,119 @@
+//! The laboratory's kernel programs (`lb-ebpf/src/lab.rs`): loaded, attached to wires' ends, counters read.
+
+use anyhow::Context;
+use aya::maps::{MapData, PerCpuArray};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode};
+use aya::{Ebpf, EbpfLoader};
+
+use super::namespace::Namespace;
+
+static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../lb-ebpf/prebuilt/lb-lab.o"));
+
+/// Loaded programs; what is attached stays so as long as this lives.
+pub struct Object {
+    ebpf: Ebpf,
+}
+
+impl Object {
+    /// Loads the object with its defaults.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn load() -> anyhow::Result<Self> {
+        Self::with_flows(1)
+    }
+
+    /// Loads the object; generated datagrams belong to so many flows.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn with_flows(flows: u32) -> anyhow::Result<Self> {
+        let mut loader = EbpfLoader::new();
+        let ebpf = loader.btf(None).override_global("FLOWS", &flows, true).load(OBJECT);
+        Ok(Self { ebpf: ebpf.context("loading the laboratory's kernel object")? })
+    }
+
+    /// A loaded program.
+    ///
+    /// # Errors
+    /// The object has none of this name and kind, or the kernel refuses it.
+    pub fn xdp(&mut self, name: &str) -> anyhow::Result<&mut Xdp> {
+        let program: &mut Xdp = self.program(name)?;
+        if program.fd().is_err() {
+            program.load().with_context(|| format!("loading {name}"))?;
+        }
+        Ok(program)
+    }
+
+    /// Attaches an XDP program to an interface of a namespace.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn attach_xdp(&mut self, name: &str, namespace: &Namespace, interface: &str) -> anyhow::Result<()> {
+        let program = self.xdp(name)?;
+        namespace
+            .run(|| program.attach(interface, XdpMode::Driver))
+            .with_context(|| format!("{name} on {interface}"))?;
+        Ok(())
+    }
+
+    /// Attaches a program to what leaves an interface.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn attach_egress(
+        &mut self,
+        name: &str,
+        namespace: &Namespace,
+        interface: &str,
+    ) -> anyhow::Result<()> {
+        self.attach_classifier(name, namespace, interface, TcAttachType::Egress)
+    }
+
+    /// Attaches a program to what enters an interface.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn attach_ingress(
+        &mut self,
+        name: &str,
+        namespace: &Namespace,
+        interface: &str,
+    ) -> anyhow::Result<()> {
+        self.attach_classifier(name, namespace, interface, TcAttachType::Ingress)
+    }
+
+    fn attach_classifier(
+        &mut self,
+        name: &str,
+        namespace: &Namespace,
+        interface: &str,
+        way: TcAttachType,
+    ) -> anyhow::Result<()> {
+        let program: &mut SchedClassifier = self.program(name)?;
+        if program.fd().is_err() {
+            program.load().with_context(|| format!("loading {name}"))?;
+        }
+        namespace.run(|| program.attach(interface, way)).with_context(|| format!("{name} on {interface}"))?;
+        Ok(())
+    }
+
+    /// A counter, summed over all CPUs.
+    ///
+    /// # Panics
+    /// When the object has no such counter.
+    pub fn count(&self, name: &str) -> u64 {
+        let map = self.ebpf.map(name).unwrap_or_else(|| panic!("the laboratory has no counter {name}"));
+        let counter: PerCpuArray<&MapData, u64> = map.try_into().expect("counters are arrays of u64");
+        counter.get(&0, 0).expect("an array has its first entry").iter().sum()
+    }
+
+    fn program<'a, P>(&'a mut self, name: &str) -> anyhow::Result<&'a mut P>
+    where
+        &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+    {
+        let program = self.ebpf.program_mut(name);
+        Ok(program.with_context(|| format!("the laboratory has no program {name}"))?.try_into()?)
+    }
+}
