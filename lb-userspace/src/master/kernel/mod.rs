@@ -34,6 +34,7 @@ use short_cut::ShortCut;
 use watch::Watch;
 
 pub use notices::NoticeStream;
+pub use object::reason;
 
 /// What the kernel programs counted since they were loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

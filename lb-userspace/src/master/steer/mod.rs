@@ -5,3 +5,4 @@
 #[cfg(test)]
 mod lab;
 pub mod next_hop;
+pub mod pins;
