@@ -3,8 +3,10 @@
 use bytemuck::{Pod, Zeroable};
 
 /// A packet's addresses, ports and protocol, as the packet carries them: key of `FLOWS`, `NAT` and `NAT_HALF_OPEN`.
+///
+/// Aligned, because the verifier asks that of what lies on a program's stack.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct FlowKey {
     /// Source address; IPv4 is IPv4-mapped.
     pub source: [u8; 16],
@@ -21,6 +23,18 @@ pub struct FlowKey {
 }
 
 impl FlowKey {
+    /// The key of addresses and ports as they lie in a packet; `ports` are the source's, then the destination's.
+    #[inline(always)]
+    pub fn new(source: [u64; 2], target: [u64; 2], ports: u32, protocol: u8) -> Self {
+        bytemuck::must_cast([
+            source[0],
+            source[1],
+            target[0],
+            target[1],
+            ports as u64 | (protocol as u64) << 32,
+        ])
+    }
+
     /// The key of the packets that answer.
     #[inline(always)]
     pub const fn reversed(&self) -> Self {
@@ -200,6 +214,25 @@ pub struct QuicServerKey {
     pub zero: u32,
 }
 
+/// What one stage leaves for the next, beside the frame: value of the one entry of the per-CPU array `HAND_OVER`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct HandOver {
+    /// Row in `VIP_ROWS`.
+    pub vip: u32,
+    /// The backend that was chosen; [`HandOver::NO_SLOT`].
+    pub slot: u32,
+    /// Largest IP packet that would have had room: to `Stage::Answer`, 0 where the time to live has ended.
+    pub mtu: u32,
+    /// Zero.
+    pub zero: u32,
+}
+
+impl HandOver {
+    /// No backend was chosen.
+    pub const NO_SLOT: u32 = u32::MAX;
+}
+
 const _: () = assert!(core::mem::size_of::<FlowKey>() == 40);
 const _: () = assert!(core::mem::size_of::<Flow>() == 24);
 const _: () = assert!(core::mem::size_of::<NatFlow>() == 88);
@@ -207,3 +240,4 @@ const _: () = assert!(core::mem::size_of::<SynWindow>() == 16);
 const _: () = assert!(core::mem::size_of::<FragmentKey>() == 40);
 const _: () = assert!(core::mem::size_of::<SourceKey>() == 20);
 const _: () = assert!(core::mem::size_of::<QuicServerKey>() == 16);
+const _: () = assert!(cfg!(target_endian = "little"));

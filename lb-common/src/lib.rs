@@ -12,6 +12,8 @@ pub mod checksum;
 pub mod counter;
 pub mod exit;
 pub mod flow;
+pub mod forward;
+pub mod hash;
 pub mod hop;
 #[cfg(any(test, feature = "host"))]
 pub mod host;

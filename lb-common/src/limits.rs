@@ -46,3 +46,11 @@ pub const MARKS_MAX: u32 = 65_536;
 pub const CAPTURE_RING_BYTES: u32 = 1024 * 1024;
 /// Bytes of a frame that a capture keeps.
 pub const CAPTURE_BYTES_MAX: usize = 256;
+/// Extension headers of an IPv6 packet that are read; more are nonsense.
+pub const EXTENSION_HEADERS_MAX: u32 = 8;
+/// Rows of a lookup table that are asked for a flow before there is no backend.
+pub const LOOKUP_TRIES_MAX: u32 = 4;
+/// Interfaces that packets may leave by.
+pub const INTERFACES_MAX: u32 = 256;
+/// The time in a flow's entry is written when it is older than this: ten times a second at most.
+pub const TOUCH_NS: u64 = 100_000_000;

@@ -2,7 +2,8 @@
 
 use crate::backend::BackendRow;
 use crate::flow::{
-    Flow, FlowKey, FragmentKey, FragmentPorts, Kept, NatFlow, QuicServerKey, Source, SourceKey, SynWindow,
+    Flow, FlowKey, FragmentKey, FragmentPorts, HandOver, Kept, NatFlow, QuicServerKey, Source, SourceKey,
+    SynWindow,
 };
 use crate::hop::HopRow;
 use crate::lookup::{Head, LookupRow};
@@ -92,6 +93,11 @@ pub trait Tables {
     fn cookie(&self, key: &FlowKey, sequence: u32, class: u8) -> Option<u32>;
     /// Whether `cookie` is one that [`Self::cookie`] gave for the same arguments, and has not expired.
     fn cookie_holds(&self, key: &FlowKey, sequence: u32, class: u8, cookie: u32) -> bool;
+
+    /// Leaves a note for the stage that follows, of the same packet on the same CPU.
+    fn hand_over(&self, note: HandOver);
+    /// The note that the stage before left.
+    fn handed_over(&self) -> HandOver;
 
     /// Counts for a VIP and, where one was chosen, a backend.
     fn count(&self, vip: u32, slot: Option<u32>, bytes: u64, is_new_flow: bool);

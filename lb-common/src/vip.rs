@@ -54,7 +54,7 @@ impl Forward {
 /// Beside these the map has for each address [`VipKey::of_address`], so that echo requests and fragments, which carry no ports, are known
 /// to be for a VIP. It leads to one of the address's VIPs; to a [`Forward::Local`] one where there is one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
-#[repr(C)]
+#[repr(C, align(4))]
 pub struct VipKey {
     /// The VIP.
     pub address: [u8; 16],
@@ -67,7 +67,8 @@ pub struct VipKey {
 }
 
 impl VipKey {
-    /// The entry that says that an address is a VIP's.
+    /// The entry that says that there are VIPs with this address, whatever their port and protocol: protocol 0, port 0, any one
+    /// of their rows. Every address of an exact VIP has one. ICMP and malformed packets are asked about by it.
     #[inline(always)]
     pub const fn of_address(address: [u8; 16]) -> Self {
         Self { address, port: [0; 2], protocol: 0, zero: 0 }

@@ -16,12 +16,15 @@ use crate::setup;
 /// Where the committed objects lie.
 const PREBUILT: &str = "lb-ebpf/prebuilt";
 /// The objects, by the program of `lb-ebpf` that each is built from.
-const OBJECTS: [&str; 2] = ["lb-ebpf", "lb-lab"];
+const OBJECTS: [&str; 3] = ["lb-ebpf", "lb-steer", "lb-lab"];
 const TARGET: &str = "bpfel-unknown-none";
 /// `target/` of the kernel object: its flags differ from the host's, and neither should rebuild the other's.
 const TARGET_FOLDER: &str = "target/bpf";
 /// Read-modify-write with a result (`lb-ebpf/src/listen.rs`) needs the third instruction set: Linux 5.12.
 const PROCESSOR: &str = "v3";
+/// One load for a word of a packet, wherever it lies, instead of one for each byte: what the processors that we run on do
+/// (the verifier asks for alignment only on those that cannot). LLVM 22 and later.
+const UNALIGNED: &str = "-C target-feature=+allows-misaligned-mem-access";
 const LINKER: &str = "bpf-linker";
 const STRIPPERS: [&str; 3] = ["llvm-objcopy-22", "llvm-objcopy", "rust-objcopy"];
 /// Sections that say how the object was made, not what it does.
@@ -174,7 +177,7 @@ impl ToolChain {
         let home = home.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")));
         let home = home.context("neither CARGO_HOME nor HOME is set")?;
         Ok(format!(
-            "-C linker-flavor=bpf -C link-arg=--btf -C debuginfo=2 -C target-cpu={PROCESSOR} -Z unstable-options \
+            "-C linker-flavor=bpf -C link-arg=--btf -C debuginfo=2 -C target-cpu={PROCESSOR} {UNALIGNED} -Z unstable-options \
              --cfg=bpf_target_arch=\"x86_64\" --remap-path-prefix={}=/lbctl --remap-path-prefix={}=/cargo",
             root().display(),
             home.display()

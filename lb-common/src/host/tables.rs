@@ -8,22 +8,21 @@ use std::vec::Vec;
 use crate::backend::BackendRow;
 use crate::counter::Traffic;
 use crate::flow::{
-    Flow, FlowKey, FragmentKey, FragmentPorts, Kept, NatFlow, QuicServerKey, Source, SourceKey, SynWindow,
+    Flow, FlowKey, FragmentKey, FragmentPorts, HandOver, Kept, NatFlow, QuicServerKey, Source, SourceKey,
+    SynWindow,
 };
 use crate::hop::HopRow;
 use crate::host::memory::Memory;
 use crate::host::world::World;
 use crate::limits::{
     BACKENDS_MAX, FLOWS_MAX, FRAGMENTS_MAX, MARKS_MAX, NAT_ENTRIES_MAX, NAT_HALF_OPEN_MAX, SOURCES_MAX,
-    VIPS_MAX,
+    TOUCH_NS, VIPS_MAX,
 };
 use crate::lookup::{Head, LookupRow};
 use crate::tables::Tables;
 use crate::verdict::Reason;
 use crate::vip::{Settings, Spans, VipIndex, VipKey, VipRow};
 
-/// How long an entry's time may be old before a packet writes it again.
-const TOUCH_NS: u64 = 100_000_000;
 /// A cookie is valid in the minute in which it was made and the next.
 const COOKIE_PERIOD_NS: u64 = 60_000_000_000;
 
@@ -48,6 +47,7 @@ pub struct HostTables {
     pub affinity: Memory<SourceKey, Kept>,
     marks: RefCell<Vec<u64>>,
     syn_windows: Vec<Cell<SynWindow>>,
+    hand_over: Cell<HandOver>,
     vip_counts: Vec<Cell<Traffic>>,
     backend_counts: Vec<Cell<Traffic>>,
     reasons: Vec<Cell<u64>>,
@@ -66,6 +66,7 @@ impl HostTables {
             sources: Memory::evicting(SOURCES_MAX),
             affinity: Memory::evicting(SOURCES_MAX),
             marks: RefCell::new(vec![0; MARKS_MAX as usize]),
+            hand_over: Cell::default(),
             syn_windows: vec![Cell::default(); VIPS_MAX as usize],
             vip_counts: vec![Cell::default(); VIPS_MAX as usize],
             backend_counts: vec![Cell::default(); BACKENDS_MAX as usize],
@@ -235,6 +236,14 @@ impl Tables for HostTables {
         if let Some(place) = self.marks.borrow_mut().get_mut(index as usize) {
             *place = mark;
         }
+    }
+
+    fn hand_over(&self, note: HandOver) {
+        self.hand_over.set(note);
+    }
+
+    fn handed_over(&self) -> HandOver {
+        self.hand_over.get()
     }
 
     fn syn_window(&self, vip: u32) -> Option<SynWindow> {

@@ -1,5 +1,13 @@
 //! Packets: how their bytes are reached, what is read from them, and what is written into them.
 
+pub mod ethernet;
+pub mod ipv4;
+pub mod ipv6;
+pub mod parse;
+pub mod rewrite;
+pub mod tcp;
+pub mod udp;
+
 use bytemuck::Pod;
 
 /// A frame as the decisions see it: bytes that are there or not.
@@ -9,6 +17,12 @@ use bytemuck::Pod;
 pub trait Frame {
     /// Bytes from the link-layer header to the end.
     fn bytes(&self) -> usize;
+
+    /// Whether it has at least so many bytes; cheaper than [`Self::bytes`] where it has.
+    #[inline(always)]
+    fn holds(&self, bytes: usize) -> bool {
+        self.bytes() >= bytes
+    }
 
     /// The value at `at`; `None` beyond the end. In place, without alignment.
     fn read<T: Pod>(&self, at: usize) -> Option<T>;
@@ -25,4 +39,13 @@ pub trait Frame {
 
     /// The interface that the frame came from.
     fn ingress(&self) -> u32;
+
+    /// `at`, which is at most `mask` (one less than a power of two).
+    ///
+    /// The kernel's verifier follows each constant that a branch left in a variable separately, and verifies all that comes
+    /// after once for each. Here it forgets the value and keeps the bound, so that the ways join again.
+    #[inline(always)]
+    fn settle(&self, at: usize, mask: usize) -> usize {
+        at & mask
+    }
 }

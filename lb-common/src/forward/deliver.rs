@@ -1,0 +1,64 @@
+//! A packet with a backend that answers directly: rewritten, counted, out.
+
+use super::{Step, answered, drop};
+use crate::hash;
+use crate::hop::HopRow;
+use crate::packet::parse::Packet;
+use crate::packet::{Frame, rewrite};
+use crate::tables::Tables;
+use crate::verdict::{Reason, Verdict};
+
+/// What is known of a flow when one of its packets is delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Row in `VIP_ROWS`.
+    pub vip: u32,
+    /// The backend.
+    pub slot: u32,
+    /// The packet is the first of the flow.
+    pub is_new: bool,
+}
+
+/// Sends the packet to the backend, by the mode that its row in `HOPS` has been made for.
+#[inline(always)]
+pub fn deliver<F: Frame, T: Tables>(frame: &mut F, tables: &T, packet: &Packet, way: Way) -> Step {
+    let Some(hop) = tables.hop(way.slot) else { return drop(tables, way.vip, Reason::NoNextHop) };
+    let interface = hop.interface;
+    if interface == 0 {
+        return drop(tables, way.vip, Reason::NoNextHop);
+    }
+    if packet.ttl <= 1 {
+        return answered(tables, way.vip, way.slot, 0);
+    }
+    let mtu = hop.mtu as usize;
+    if packet.bytes + rewrite::overhead(hop) > mtu {
+        return answered(tables, way.vip, way.slot, mtu.saturating_sub(rewrite::overhead(hop)) as u32);
+    }
+    if let Err(reason) = write(frame, tables, packet, hop) {
+        return drop(tables, way.vip, reason);
+    }
+    tables.count(way.vip, Some(way.slot), packet.bytes as u64, way.is_new);
+    Step::Done(leave(frame, interface))
+}
+
+#[inline(always)]
+fn write<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    packet: &Packet,
+    hop: &HopRow,
+) -> Result<(), Reason> {
+    rewrite::age(frame, packet).ok_or(Reason::Truncated)?;
+    if hop.outer_bytes == 0 {
+        return rewrite::redirect_link(frame, packet.network_at, hop).ok_or(Reason::NoHeadroom);
+    }
+    let needs_hash = hop.outer_bytes != 20 || hop.gue_port != [0; 2];
+    let flow_hash = if needs_hash { hash::of_whole(&packet.key, tables.settings().seed) } else { 0 };
+    rewrite::encapsulate(frame, packet, hop, flow_hash)
+}
+
+/// Out of the interface: where the packet came from, or another.
+#[inline(always)]
+pub fn leave<F: Frame>(frame: &F, interface: u32) -> Verdict {
+    if interface == frame.ingress() { Verdict::Transmit } else { Verdict::Redirect(interface) }
+}

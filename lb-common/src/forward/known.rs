@@ -1,0 +1,75 @@
+//! The first stage: packets of flows that are known. Everything hot is here.
+
+use super::deliver::{Way, deliver};
+use super::{Stage, Step, drop, limit, nat};
+use crate::backend::TrafficState;
+use crate::flow::Flow;
+use crate::packet::Frame;
+use crate::packet::parse::{Packet, Unparsed, parse};
+use crate::tables::Tables;
+use crate::verdict::{Reason, Verdict};
+use crate::vip::Settings;
+
+/// The stage.
+#[inline(always)]
+pub fn known<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
+    let packet = match parse(frame) {
+        Ok(packet) => packet,
+        Err(Unparsed::Foreign) => return Step::Done(Verdict::Pass),
+        Err(Unparsed::Icmp) => return Step::Next(Stage::Icmp),
+        Err(Unparsed::Fragment) => return Step::Next(Stage::Fragment),
+        // Whether it was for a VIP is found out there.
+        Err(Unparsed::Fault(_)) => return Step::Next(Stage::New),
+    };
+    let flags = tables.settings().flags;
+    if flags & Settings::NAT != 0
+        && let Some(step) = nat::known(frame, tables, &packet)
+    {
+        return step;
+    }
+    // A SYN is of no flow yet.
+    if flags & Settings::DIRECT != 0
+        && !packet.is_bare_syn()
+        && let Some(step) = direct(frame, tables, &packet)
+    {
+        return step;
+    }
+    Step::Next(Stage::New)
+}
+
+/// A flow whose backend answers directly; `None`: there is none, or it is over.
+#[inline(always)]
+fn direct<F: Frame, T: Tables>(frame: &mut F, tables: &T, packet: &Packet) -> Option<Step> {
+    let flow = tables.flow(&packet.key)?;
+    let (vip, slot) = (flow.vip as u32, flow.slot);
+    if !is_alive(tables, slot, flow.instance) {
+        tables.forget_flow(&packet.key);
+        return None;
+    }
+    if packet.is_tcp() {
+        if packet.ends() {
+            tables.touch_flow(&packet.key, flow, Flow::CLOSING);
+        }
+    } else if is_idle(tables, vip, flow.seen_at_ns) {
+        return None;
+    } else {
+        tables.touch_flow(&packet.key, flow, 0);
+    }
+    if limit::is_denied(tables, &packet.key.source) {
+        return Some(drop(tables, vip, Reason::Denied));
+    }
+    Some(deliver(frame, tables, packet, Way { vip, slot, is_new: false }))
+}
+
+/// Whether the backend is what it was, and may keep what it has.
+#[inline(always)]
+pub fn is_alive<T: Tables>(tables: &T, slot: u32, instance: u64) -> bool {
+    let Some(backend) = tables.backend(slot) else { return false };
+    backend.instance == instance && !matches!(backend.traffic(), TrafficState::Out)
+}
+
+#[inline(always)]
+fn is_idle<T: Tables>(tables: &T, vip: u32, seen_at_ns: u64) -> bool {
+    let Some(row) = tables.vip_row(vip) else { return true };
+    tables.now_ns().saturating_sub(seen_at_ns) / 1_000_000 > row.idle_ms as u64
+}

@@ -1,0 +1,115 @@
+//! What becomes of a packet: `forward(frame, tables) -> Verdict`, in stages.
+//!
+//! The kernel runs each stage as a program of its own, by tail calls, so that each stays small for the verifier; the host
+//! runs the same functions in a loop. A stage reads the frame again; what it cannot read from there is in [`HandOver`].
+
+pub mod answer;
+pub mod choose;
+pub mod cookie;
+pub mod deliver;
+pub mod fragment;
+pub mod icmp;
+pub mod known;
+pub mod limit;
+pub mod nat;
+pub mod new_flow;
+pub mod vip;
+
+pub use known::known;
+pub use new_flow::new_flow;
+
+use crate::flow::HandOver;
+use crate::packet::Frame;
+use crate::tables::Tables;
+use crate::verdict::{Reason, Verdict};
+
+/// What a stage returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// That is what becomes of the packet.
+    Done(Verdict),
+    /// Another stage decides.
+    Next(Stage),
+}
+
+/// The stages that follow [`known`]; index of the program array `STAGES`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Stage {
+    /// [`new_flow()`]: no flow is known.
+    New = 0,
+    /// [`nat::nat`]: [`HandOver`] has the VIP and, for a packet that opens a flow, the backend.
+    Nat = 1,
+    /// [`icmp::icmp`].
+    Icmp = 2,
+    /// [`fragment::fragment`].
+    Fragment = 3,
+    /// [`cookie::cookie`]: a SYN for a NAT VIP above its rate, or what may be the answer to a cookie. [`HandOver`] has the VIP.
+    Cookie = 4,
+    /// [`answer::answer`]: the packet cannot go on, and its sender should know. [`HandOver`] says why.
+    Answer = 5,
+}
+
+impl Stage {
+    /// Entries of the array.
+    pub const COUNT: u32 = 6;
+    /// Every stage in order of its number.
+    pub const ALL: [Self; Self::COUNT as usize] =
+        [Self::New, Self::Nat, Self::Icmp, Self::Fragment, Self::Cookie, Self::Answer];
+
+    /// The kernel program that is this stage.
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::New => "steer_new",
+            Self::Nat => "steer_nat",
+            Self::Icmp => "steer_icmp",
+            Self::Fragment => "steer_fragment",
+            Self::Cookie => "steer_cookie",
+            Self::Answer => "steer_answer",
+        }
+    }
+}
+
+/// The kernel program of [`known`], which is attached to interfaces.
+pub const ENTRY_PROGRAM: &str = "steer";
+
+/// Stages that a packet can go through; none comes twice.
+const STEPS_MAX: u32 = Stage::COUNT + 1;
+
+/// What becomes of a frame; its bytes are changed accordingly.
+pub fn forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
+    let mut step = known(frame, tables);
+    for _ in 0..STEPS_MAX {
+        step = match step {
+            Step::Done(verdict) => return verdict,
+            Step::Next(Stage::New) => new_flow(frame, tables),
+            Step::Next(Stage::Nat) => nat::nat(frame, tables),
+            Step::Next(Stage::Icmp) => icmp::icmp(frame, tables),
+            Step::Next(Stage::Fragment) => fragment::fragment(frame, tables),
+            Step::Next(Stage::Cookie) => cookie::cookie(frame, tables),
+            Step::Next(Stage::Answer) => answer::answer(frame, tables),
+        };
+    }
+    fault(tables)
+}
+
+/// A stage is missing: counted, and up the stack, so that losing a program never cuts this host off.
+#[inline(always)]
+pub fn fault<T: Tables>(tables: &T) -> Verdict {
+    tables.count_reason(None, Reason::ProgramFault);
+    Verdict::Pass
+}
+
+/// Drops the packet, counted.
+#[inline(always)]
+pub fn drop<T: Tables>(tables: &T, vip: u32, reason: Reason) -> Step {
+    tables.count_reason(Some(vip), reason);
+    Step::Done(Verdict::Drop(reason))
+}
+
+/// Lets the packet be answered: too big, where there is an `mtu` that it should have kept, else its time to live has ended.
+#[inline(always)]
+pub fn answered<T: Tables>(tables: &T, vip: u32, slot: u32, mtu: u32) -> Step {
+    tables.hand_over(HandOver { vip, slot, mtu, zero: 0 });
+    Step::Next(Stage::Answer)
+}

@@ -1,0 +1,96 @@
+//! The second stage: packets of no flow that is known. Finds the VIP, asks who may, chooses a backend, remembers.
+
+use super::choose::{Asks, choose};
+use super::deliver::{Way, deliver};
+use super::{Stage, Step, drop, limit, vip};
+use crate::flow::{Flow, HandOver};
+use crate::hash;
+use crate::packet::Frame;
+use crate::packet::parse::{Packet, Unparsed, addresses, parse};
+use crate::tables::Tables;
+use crate::verdict::{Reason, Verdict};
+use crate::vip::{Forward, VipRow};
+
+const PASS: Step = Step::Done(Verdict::Pass);
+
+/// The stage.
+#[inline(always)]
+pub fn new_flow<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
+    let packet = match parse(frame) {
+        Ok(packet) => packet,
+        Err(Unparsed::Fault(reason)) => return malformed(frame, tables, reason),
+        Err(_) => return PASS,
+    };
+    let Some(vip) = vip::of_packet(tables, &packet) else { return PASS };
+    let Some(row) = tables.vip_row(vip) else { return PASS };
+    if limit::is_denied(tables, &packet.key.source) {
+        return drop(tables, vip, Reason::Denied);
+    }
+    if hash::halves(&packet.key.source) == hash::halves(&packet.key.target) {
+        return drop(tables, vip, Reason::LandAttack);
+    }
+    match Forward::from_raw(row.forward) {
+        Forward::Local => PASS,
+        Forward::Nat => translated(tables, &packet, vip, row),
+        _ => direct(frame, tables, &packet, vip, row),
+    }
+}
+
+/// Dropped where it is for a VIP's address.
+#[inline(always)]
+fn malformed<F: Frame, T: Tables>(frame: &F, tables: &T, reason: Reason) -> Step {
+    let Some((_, _, target)) = addresses(frame) else { return PASS };
+    match vip::of_address(tables, &target) {
+        Some(vip) => drop(tables, vip, reason),
+        None => PASS,
+    }
+}
+
+/// A VIP with NAT: what opens a flow gets its backend here.
+#[inline(always)]
+fn translated<T: Tables>(tables: &T, packet: &Packet, vip: u32, row: &VipRow) -> Step {
+    let mut note = HandOver { vip, slot: HandOver::NO_SLOT, mtu: 0, zero: 0 };
+    if packet.is_tcp() && !packet.is_bare_syn() {
+        tables.hand_over(note);
+        return Step::Next(Stage::Nat);
+    }
+    if packet.is_tcp() && limit::is_flooded(tables, vip, row) {
+        tables.hand_over(note);
+        return Step::Next(Stage::Cookie);
+    }
+    if !limit::may_open(tables, vip, row, &packet.key.source) {
+        return drop(tables, vip, Reason::SourceRate);
+    }
+    let place = hash::of_flow(&packet.key, tables.settings().seed);
+    let Some(slot) = choose(tables, row.table, &packet.key, place, Asks::First) else {
+        return drop(tables, vip, Reason::NoBackend);
+    };
+    note.slot = slot;
+    tables.hand_over(note);
+    Step::Next(Stage::Nat)
+}
+
+#[inline(always)]
+fn direct<F: Frame, T: Tables>(frame: &mut F, tables: &T, packet: &Packet, vip: u32, row: &VipRow) -> Step {
+    let is_later = packet.is_tcp() && !packet.is_bare_syn();
+    if !is_later && !limit::may_open(tables, vip, row, &packet.key.source) {
+        return drop(tables, vip, Reason::SourceRate);
+    }
+    let asks = if is_later { Asks::Later } else { Asks::First };
+    let place = hash::of_flow(&packet.key, tables.settings().seed);
+    let Some(slot) = choose(tables, row.table, &packet.key, place, asks) else {
+        return drop(tables, vip, Reason::NoBackend);
+    };
+    if !packet.is_bare_syn() && !packet.ends() {
+        remember(tables, packet, vip, slot);
+    }
+    deliver(frame, tables, packet, Way { vip, slot, is_new: !is_later })
+}
+
+#[inline(always)]
+fn remember<T: Tables>(tables: &T, packet: &Packet, vip: u32, slot: u32) {
+    let Some(backend) = tables.backend(slot) else { return };
+    let flow =
+        Flow { instance: backend.instance, seen_at_ns: tables.now_ns(), slot, vip: vip as u16, flags: 0 };
+    tables.set_flow(&packet.key, &flow);
+}
