@@ -9,6 +9,7 @@ pub mod link;
 pub mod reason;
 pub mod snapshot;
 pub mod state;
+pub mod steer;
 pub mod table;
 pub mod time;
 

@@ -1,0 +1,5 @@
+//! Steering decided: from the configuration and the state of backends to what the XDP program is to find in its tables.
+//!
+//! Pure. `master::steer` performs it and keeps it in the kernel.
+
+pub mod maglev;
