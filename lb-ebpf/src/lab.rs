@@ -34,6 +34,10 @@ static UNTAGGED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static GENERATED: Array<u64> = Array::with_max_entries(1, 0);
 
+/// The frame that the generators begin from: what comes back to them for the next one was rewritten on its way.
+#[map]
+static TEMPLATE: Array<[u8; TEMPLATE_BYTES]> = Array::with_max_entries(1, 0);
+
 /// How many flows the generated datagrams belong to.
 #[unsafe(no_mangle)]
 static FLOWS: Global<u32> = Global::new(1);
@@ -45,7 +49,6 @@ const GUE_PORT: u16 = 6080;
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86DD;
 const TAG: u16 = 0x8100;
-const TCP: u8 = 6;
 const UDP: u8 = 17;
 const IN_IPV4: u8 = 4;
 const IN_IPV6: u8 = 41;
@@ -53,6 +56,8 @@ const LINK_BYTES: usize = 14;
 const IPV4_BYTES: usize = 20;
 const IPV6_BYTES: usize = 40;
 const UDP_BYTES: usize = 8;
+/// Up to the end of a TCP SYN with one option.
+const TEMPLATE_BYTES: usize = 58;
 
 /// Lets everything pass: a veth takes frames from `XDP_TX` and `XDP_REDIRECT` only when its other end runs a program.
 #[xdp]
@@ -199,10 +204,10 @@ fn is_datagram(ctx: &XdpContext) -> Option<bool> {
     Some(read_u16(ctx, 12)? == IPV4 && read::<u8>(ctx, LINK_BYTES + 9)? == UDP)
 }
 
-/// Flows differ in the source port's lower 14 bits, then in the address's lower 16. The frame comes back as it was sent, so
-/// what is there is replaced. Without a UDP checksum.
+/// Flows differ in the source port's lower 14 bits, then in the address's lower 16. Without a UDP checksum.
 #[inline(always)]
 fn generate_datagram(ctx: &XdpContext) -> Option<()> {
+    write(ctx, 0, *TEMPLATE.get(0)?)?;
     let flow = next() as u32 % FLOWS.load().max(1);
     write(ctx, LINK_BYTES + IPV4_BYTES, (0x4000 | (flow & 0x3FFF) as u16).to_be_bytes())?;
     let at = LINK_BYTES + 14;
@@ -214,9 +219,7 @@ fn generate_datagram(ctx: &XdpContext) -> Option<()> {
 /// The source becomes a random address of 11.0.0.0/8 and a random port; both checksums follow.
 #[inline(always)]
 fn generate_syn(ctx: &XdpContext) -> Option<()> {
-    if read::<u8>(ctx, LINK_BYTES + 9)? != TCP {
-        return None;
-    }
+    write(ctx, 0, *TEMPLATE.get(0)?)?;
     next();
     // SAFETY: a helper without arguments.
     let (address, port) = unsafe { (bpf_get_prandom_u32(), bpf_get_prandom_u32()) };

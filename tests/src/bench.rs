@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use clap::{Parser, Subcommand};
-use lb_tests::scenario::{freeze, idle, kill, short_cut, transfer, websocket, worker_kill};
+use lb_tests::lab::steer::Mode;
+use lb_tests::scenario::{freeze, idle, kill, l4_nft, short_cut, transfer, websocket, worker_kill};
 
 /// Measures lbctl, and fails when a figure misses its target.
 #[derive(Parser)]
@@ -75,6 +76,21 @@ enum Bench {
         #[arg(long, default_value_t = 1024)]
         download_mib: u64,
     },
+    /// 64-byte datagrams through lbctl and through nftables, in turns.
+    L4Nft {
+        /// Turns of each.
+        #[arg(long, default_value_t = 5)]
+        pairs: usize,
+        /// Length of a turn.
+        #[arg(long, default_value_t = 3)]
+        seconds: u64,
+        /// Flows that the datagrams belong to.
+        #[arg(long, default_value_t = 1_000)]
+        flows: u32,
+        /// How lbctl forwards.
+        #[arg(long, default_value = "nat")]
+        mode: Mode,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -89,6 +105,9 @@ fn main() -> anyhow::Result<()> {
             short_cut(pairs, Duration::from_secs(seconds), messages, seed)
         }
         Bench::Upload { upload_mib, download_mib } => upload(upload_mib << 20, download_mib << 20),
+        Bench::L4Nft { pairs, seconds, flows, mode } => {
+            l4_nft(l4_nft::NftPlan { pairs, time: Duration::from_secs(seconds), flows, mode })
+        }
     }
 }
 
@@ -169,5 +188,12 @@ fn upload(upload_bytes: u64, download_bytes: u64) -> anyhow::Result<()> {
     transfers.iter().for_each(transfer::Transfer::print);
     ensure!(transfers.iter().all(|transfer| transfer.exact), "bytes differ");
     ensure!(transfers.iter().all(|transfer| transfer.growth_bytes < 64 << 20), "the worker's memory grew");
+    Ok(())
+}
+
+fn l4_nft(plan: l4_nft::NftPlan) -> anyhow::Result<()> {
+    let figures = l4_nft::run(plan)?;
+    figures.print();
+    ensure!(figures.ratio().median >= 3.0, "fewer than three times nftables' packets for each CPU-second");
     Ok(())
 }

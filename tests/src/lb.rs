@@ -27,6 +27,7 @@ const EVENTS: usize = 4_096;
 pub struct Setup {
     folder: TempDir,
     user: Option<u32>,
+    network: Option<PathBuf>,
 }
 
 impl Default for Setup {
@@ -35,7 +36,7 @@ impl Default for Setup {
             tempfile::Builder::new().prefix("lb-test-").tempdir().expect("a temporary folder can be made");
         // Workers and programs run as other users.
         open_to_all(folder.path());
-        Self { folder, user: None }
+        Self { folder, user: None, network: None }
     }
 }
 
@@ -56,6 +57,12 @@ impl Setup {
         self
     }
 
+    /// Runs inside this network namespace.
+    pub fn inside(mut self, network: &Path) -> Self {
+        self.network = Some(network.to_owned());
+        self
+    }
+
     /// Starts and waits until everything is ready.
     ///
     /// # Panics
@@ -72,7 +79,7 @@ impl Setup {
     /// When it does not answer in time.
     pub fn start_unready(self, config: &str) -> Lb {
         std::fs::write(self.folder().join("lb.toml"), config).expect("the temporary folder is writable");
-        let child = spawn(self.folder(), self.user);
+        let child = spawn(&self);
         let mut lb =
             Lb { setup: self, child, stopped: false, started: Instant::now(), held: Holdings::default() };
         lb.wait_answering();
@@ -249,7 +256,7 @@ impl Lb {
     /// When it does not answer in time.
     pub fn start_again(&mut self) {
         assert!(self.stopped, "the master still runs");
-        self.child = spawn(self.folder(), self.setup.user);
+        self.child = spawn(&self.setup);
         self.started = Instant::now();
         self.stopped = false;
         self.wait_answering();
@@ -329,21 +336,30 @@ fn open_to_all(folder: &Path) {
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).expect("the folder is ours");
 }
 
-fn spawn(folder: &Path, user: Option<u32>) -> Child {
+fn spawn(setup: &Setup) -> Child {
+    let folder = setup.folder();
     let file = |name| {
         File::options().create(true).append(true).open(folder.join(name)).expect("the folder is writable")
     };
-    let program = match user {
+    let program = match setup.user {
         None => lbctl().to_owned(),
         Some(uid) => copied(folder, uid),
     };
-    let mut command = match user {
-        None => Command::new(program),
-        Some(uid) => as_user(uid, &program),
+    let mut command = match (setup.user, &setup.network) {
+        (None, None) => Command::new(program),
+        (None, Some(network)) => inside(network, &program),
+        (Some(uid), _) => as_user(uid, &program),
     };
     command.arg("up").arg("--config").arg(folder.join("lb.toml")).arg("--run-dir").arg(run_dir(folder));
     command.env_remove("LBCTL_RUN_DIR").stdin(Stdio::null()).current_dir(folder);
     command.stdout(file("lbctl.out")).stderr(file("lbctl.err")).spawn().expect("lbctl can be started")
+}
+
+/// The program in a network namespace and nothing else of it: `ip netns exec` would hide cgroups and BPF's file system.
+fn inside(network: &Path, program: &Path) -> Command {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net={}", network.display())).arg("--").arg(program);
+    command
 }
 
 /// The program where another user reaches it: the checkout may lie in a private folder.

@@ -4,6 +4,7 @@ pub mod echo;
 pub mod freeze;
 pub mod idle;
 pub mod kill;
+pub mod l4_nft;
 pub mod short_cut;
 pub mod transfer;
 pub mod websocket;

@@ -1,9 +1,14 @@
 //! Packets in great number, made by XDP live frames inside the client's namespace.
 
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
 use anyhow::Context;
 use aya::programs::{TestRun, TestRunAttrs, TestRunOptions};
 
 use rustix::net::{AddressFamily, SocketType, netdevice, socket};
+use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::address::{CLIENT_NET, Family, VIP_PORT, VIP_V4};
 use super::frame::{Ends, smallest_datagram, syn};
@@ -57,14 +62,15 @@ impl<'a> Generator<'a> {
         };
         let mut object = Object::with_flows(flows)?;
         object.xdp(program)?;
+        object.set_template(&frame)?;
         Ok(Self { lab, object, program, frame })
     }
 
-    /// Sends so many frames, as fast as they go.
+    /// Sends so many frames, as fast as they go, from processor 0.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn send(&mut self, frames: u32) -> anyhow::Result<()> {
+    pub fn send(&mut self, frames: u32) -> anyhow::Result<Cost> {
         let Self { lab, object, program, frame } = self;
         let program = object.xdp(program)?;
         lab.client.run(|| {
@@ -79,10 +85,40 @@ impl<'a> Generator<'a> {
             options.ctx_in = Some(&context);
             options.repeat = frames;
             options.attrs = TestRunAttrs::new().xdp_live_frames(BATCH);
+            let mut processor = CpuSet::new();
+            processor.set(0);
+            sched_setaffinity(None, &processor)?;
+            let before = (Instant::now(), softirq_time()?);
             program.test_run(options).context("running live frames")?;
-            Ok(())
+            // The thread was born for this, so all its time is the frames'.
+            let own = clock_gettime(ClockId::ThreadCPUTime);
+            let own = Duration::new(u64::try_from(own.tv_sec)?, u32::try_from(own.tv_nsec)?);
+            Ok(Cost { elapsed: before.0.elapsed(), cpu: own + softirq_time()?.saturating_sub(before.1) })
         })
     }
+}
+
+/// What sending took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cost {
+    /// From the first frame to the last.
+    pub elapsed: Duration,
+    /// Processor time of everything that the frames went through: softirqs run in the sender's thread, or in the processor's own.
+    pub cpu: Duration,
+}
+
+/// Processor time of the thread that runs processor 0's softirqs when there are too many.
+fn softirq_time() -> anyhow::Result<Duration> {
+    static PID: LazyLock<Option<u32>> = LazyLock::new(|| {
+        let pids = std::fs::read_dir("/proc").ok()?.flatten();
+        let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        pids.find(|pid| {
+            std::fs::read_to_string(format!("/proc/{pid}/comm"))
+                .is_ok_and(|name| name.trim() == "ksoftirqd/0")
+        })
+    });
+    let pid = PID.context("there is no ksoftirqd/0 here")?;
+    Ok(crate::process::cpu_time(pid))
 }
 
 fn octets(text: &str) -> anyhow::Result<[u8; 6]> {

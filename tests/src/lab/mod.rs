@@ -15,6 +15,7 @@ pub mod nft;
 pub mod object;
 pub mod pattern;
 pub mod server;
+pub mod steer;
 mod wiring;
 
 use namespace::Namespace;
@@ -39,12 +40,25 @@ pub struct Plan {
     pub backends: usize,
     /// The client's frames carry the VLAN tag of `lab_tag`.
     pub tagged: bool,
+    /// What backends do with frames before their kernel sees them.
+    pub card: Card,
+}
+
+/// A backend's network card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Card {
+    /// Takes packets out of tunnels.
+    Decapsulates,
+    /// Counts datagrams and drops them as XDP frames: the cheapest end for who redirects frames.
+    SinksFrames,
+    /// Counts datagrams and drops them as socket buffers: the cheapest end for who forwards those.
+    SinksBuffers,
 }
 
 impl Plan {
     /// Two arms, without VLAN.
     pub fn two_armed(backends: usize) -> Self {
-        Self { arms: Arms::Two, backends, tagged: false }
+        Self { arms: Arms::Two, backends, tagged: false, card: Card::Decapsulates }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The laboratory's kernel programs (`lb-ebpf/src/lab.rs`): loaded, attached to wires' ends, counters read.
 
 use anyhow::Context;
-use aya::maps::{MapData, PerCpuArray};
+use aya::maps::{Array, MapData, PerCpuArray};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 
@@ -97,6 +97,17 @@ impl Object {
         }
         namespace.run(|| program.attach(interface, way)).with_context(|| format!("{name} on {interface}"))?;
         Ok(())
+    }
+
+    /// What the generators send: of the frame its first 58 bytes, all that may be rewritten on its way.
+    ///
+    /// # Errors
+    /// When the frame is shorter.
+    pub fn set_template(&mut self, frame: &[u8]) -> anyhow::Result<()> {
+        let template: [u8; 58] = frame.get(..58).context("the frame is too short")?.try_into()?;
+        let map = self.ebpf.map_mut("TEMPLATE").context("the laboratory has no template")?;
+        let mut array: Array<_, [u8; 58]> = map.try_into()?;
+        Ok(array.set(0, template, 0)?)
     }
 
     /// A counter, summed over all CPUs.

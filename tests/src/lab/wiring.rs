@@ -5,7 +5,7 @@ use anyhow::Context;
 use super::address::{BACKEND_NET, CLIENT_ADDRESSES, CLIENT_NET, Family};
 use super::namespace::{self, Namespace};
 use super::object::Object;
-use super::{Arms, Lab, Plan};
+use super::{Arms, Card, Lab, Plan};
 
 /// The balancer's interface towards the client, where it has two.
 pub const FRONT: &str = "front";
@@ -98,7 +98,11 @@ fn connect(lab: &mut Lab) -> anyhow::Result<()> {
         if let Some(switch) = &switch {
             port(&End { namespace: backend, name: UPLINK }, switch, &format!("backend{number}"))?;
         }
-        object.attach_xdp("lab_decapsulate", backend, UPLINK)?;
+        match plan.card {
+            Card::Decapsulates => object.attach_xdp("lab_decapsulate", backend, UPLINK)?,
+            Card::SinksFrames => object.attach_xdp("lab_sink", backend, UPLINK)?,
+            Card::SinksBuffers => object.attach_ingress("lab_sink_buffers", backend, UPLINK)?,
+        }
     }
     Ok(())
 }
