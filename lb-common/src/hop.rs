@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 /// A row of the array `HOPS`, at the backend's slot: two cache lines. The master rewrites it when a route or neighbour changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct HopRow {
     /// The interface that leads to it; 0: nobody knows the way, drop.
     pub interface: u32,
@@ -44,4 +44,29 @@ impl Default for HopRow {
     }
 }
 
+impl HopRow {
+    /// The row in words, as it is copied into packets: of byte arrays the compiler makes loops (LLVM 22, BPF).
+    #[inline(always)]
+    pub fn words(&self) -> &HopWords {
+        bytemuck::must_cast_ref(self)
+    }
+}
+
+/// A [`HopRow`] in words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct HopWords {
+    before: u64,
+    /// `link`: the first 16 bytes.
+    pub link: [u64; 2],
+    /// `link`: the last two bytes.
+    pub link_end: u16,
+    between: [u16; 3],
+    /// `outer`.
+    pub outer: [u64; 5],
+    after: [u64; 7],
+}
+
 const _: () = assert!(core::mem::size_of::<HopRow>() == 128);
+const _: () = assert!(core::mem::offset_of!(HopRow, link) == core::mem::offset_of!(HopWords, link));
+const _: () = assert!(core::mem::offset_of!(HopRow, outer) == core::mem::offset_of!(HopWords, outer));

@@ -47,7 +47,7 @@ pub const CAPTURE_RING_BYTES: u32 = 1024 * 1024;
 /// Bytes of a frame that a capture keeps.
 pub const CAPTURE_BYTES_MAX: usize = 256;
 /// Extension headers of an IPv6 packet that are read; more are nonsense.
-pub const EXTENSION_HEADERS_MAX: u32 = 8;
+pub const EXTENSION_HEADERS_MAX: u32 = 6;
 /// Rows of a lookup table that are asked for a flow before there is no backend.
 pub const LOOKUP_TRIES_MAX: u32 = 4;
 /// Interfaces that packets may leave by.

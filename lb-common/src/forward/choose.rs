@@ -25,68 +25,50 @@ pub enum Asks {
 pub fn choose<T: Tables>(tables: &T, table: u32, key: &FlowKey, place: u64, asks: Asks) -> Option<u32> {
     let head = tables.lookup_head(table)?;
     let row = tables.lookup_row(table, hash::row(place, head.rows))?;
-    match asks {
-        Asks::First => first(tables, table, key, place, &head, row),
-        Asks::Later => later(tables, table, key, place, &head, row),
+    if asks == Asks::Later
+        && let Some(slot) = earlier(tables, key, &head, row)
+    {
+        return Some(slot as u32);
     }
-}
-
-#[inline(always)]
-fn first<T: Tables>(
-    tables: &T,
-    table: u32,
-    key: &FlowKey,
-    place: u64,
-    head: &Head,
-    row: LookupRow,
-) -> Option<u32> {
-    let slot = taker(tables, table, place, head, row)?;
-    // Looked at before the time, which costs more.
-    let straddles = row.now != row.before && is_recent(tables, head);
-    if straddles || slot != row.now as u32 {
+    let slot = taker(tables, table, place, &head, row)?;
+    // What costs more, the time, is looked at last.
+    let strays = slot != row.now || row.now != row.before && is_recent(tables, &head);
+    if asks == Asks::First && strays {
         Marks::of(tables, key).set(tables, head.generation, slot);
     }
-    Some(slot)
+    Some(slot as u32)
 }
 
+/// The backend that got the first packet, where the row's own cannot be the one or need not be.
 #[inline(always)]
-fn later<T: Tables>(
-    tables: &T,
-    table: u32,
-    key: &FlowKey,
-    place: u64,
-    head: &Head,
-    row: LookupRow,
-) -> Option<u32> {
-    let recent = is_recent(tables, head);
-    if recent || !takes_new(tables, row.now) {
-        if let Some(slot) = Marks::of(tables, key).get(tables, head.generation)
-            && keeps(tables, slot)
-        {
-            return Some(slot as u32);
-        }
-        if recent && keeps(tables, row.before) {
-            return Some(row.before as u32);
-        }
-        if keeps(tables, row.now) {
-            return Some(row.now as u32);
-        }
+fn earlier<T: Tables>(tables: &T, key: &FlowKey, head: &Head, row: LookupRow) -> Option<u16> {
+    let is_recent = is_recent(tables, head);
+    if !is_recent && takes_new(tables, row.now) {
+        return Some(row.now);
     }
-    taker(tables, table, place, head, row)
+    if let Some(slot) = Marks::of(tables, key).get(tables, head.generation)
+        && keeps(tables, slot)
+    {
+        return Some(slot);
+    }
+    if is_recent && keeps(tables, row.before) {
+        return Some(row.before);
+    }
+    keeps(tables, row.now).then_some(row.now)
 }
 
 /// The backend of the row, or of rows that follow from it, that takes new flows.
 #[inline(always)]
-fn taker<T: Tables>(tables: &T, table: u32, place: u64, head: &Head, row: LookupRow) -> Option<u32> {
+fn taker<T: Tables>(tables: &T, table: u32, place: u64, head: &Head, row: LookupRow) -> Option<u16> {
     let (mut place, mut slot) = (place, row.now);
     for _ in 0..LOOKUP_TRIES_MAX {
         if takes_new(tables, slot) {
-            return Some(slot as u32);
+            return Some(slot);
         }
         place = hash::next(place);
         slot = tables.lookup_row(table, hash::row(place, head.rows))?.now;
     }
-    takes_new(tables, slot).then_some(slot as u32)
+    takes_new(tables, slot).then_some(slot)
 }
 
 #[inline(always)]
@@ -124,9 +106,8 @@ impl Marks {
     }
 
     #[inline(always)]
-    fn set<T: Tables>(&self, tables: &T, generation: u32, slot: u32) {
-        tables
-            .set_mark(self.index, self.fingerprint | (generation as u64 & 0xff) << 16 | slot as u64 & 0xffff);
+    fn set<T: Tables>(&self, tables: &T, generation: u32, slot: u16) {
+        tables.set_mark(self.index, self.fingerprint | (generation as u64 & 0xff) << 16 | slot as u64);
     }
 
     #[inline(always)]

@@ -29,11 +29,10 @@ pub fn new_flow<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
     if hash::halves(&packet.key.source) == hash::halves(&packet.key.target) {
         return drop(tables, vip, Reason::LandAttack);
     }
-    match Forward::from_raw(row.forward) {
-        Forward::Local => PASS,
-        Forward::Nat => translated(tables, &packet, vip, row),
-        _ => direct(frame, tables, &packet, vip, row),
+    if matches!(Forward::from_raw(row.forward), Forward::Local) {
+        return PASS;
     }
+    steer(frame, tables, &packet, vip, row)
 }
 
 /// Dropped where it is for a VIP's address.
@@ -46,45 +45,38 @@ fn malformed<F: Frame, T: Tables>(frame: &F, tables: &T, reason: Reason) -> Step
     }
 }
 
-/// A VIP with NAT: what opens a flow gets its backend here.
+/// What opens a flow gets its backend here; of NAT also nothing else, since a later packet without a flow has none.
 #[inline(always)]
-fn translated<T: Tables>(tables: &T, packet: &Packet, vip: u32, row: &VipRow) -> Step {
-    let mut note = HandOver { vip, slot: HandOver::NO_SLOT, mtu: 0, zero: 0 };
-    if packet.is_tcp() && !packet.is_bare_syn() {
-        tables.hand_over(note);
-        return Step::Next(Stage::Nat);
+fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T, packet: &Packet, vip: u32, row: &VipRow) -> Step {
+    let is_nat = row.forward == Forward::Nat as u8;
+    let opens = !packet.is_tcp() || packet.is_bare_syn();
+    if is_nat && !opens {
+        return handed_over(tables, vip, HandOver::NO_SLOT, Stage::Nat);
     }
-    if packet.is_tcp() && limit::is_flooded(tables, vip, row) {
-        tables.hand_over(note);
-        return Step::Next(Stage::Cookie);
+    if is_nat && packet.is_tcp() && limit::is_flooded(tables, vip, row) {
+        return handed_over(tables, vip, HandOver::NO_SLOT, Stage::Cookie);
     }
-    if !limit::may_open(tables, vip, row, &packet.key.source) {
+    if opens && !limit::may_open(tables, vip, row, &packet.key.source) {
         return drop(tables, vip, Reason::SourceRate);
     }
-    let place = hash::of_flow(&packet.key, tables.settings().seed);
-    let Some(slot) = choose(tables, row.table, &packet.key, place, Asks::First) else {
-        return drop(tables, vip, Reason::NoBackend);
-    };
-    note.slot = slot;
-    tables.hand_over(note);
-    Step::Next(Stage::Nat)
-}
-
-#[inline(always)]
-fn direct<F: Frame, T: Tables>(frame: &mut F, tables: &T, packet: &Packet, vip: u32, row: &VipRow) -> Step {
-    let is_later = packet.is_tcp() && !packet.is_bare_syn();
-    if !is_later && !limit::may_open(tables, vip, row, &packet.key.source) {
-        return drop(tables, vip, Reason::SourceRate);
-    }
-    let asks = if is_later { Asks::Later } else { Asks::First };
+    let asks = if opens { Asks::First } else { Asks::Later };
     let place = hash::of_flow(&packet.key, tables.settings().seed);
     let Some(slot) = choose(tables, row.table, &packet.key, place, asks) else {
         return drop(tables, vip, Reason::NoBackend);
     };
+    if is_nat {
+        return handed_over(tables, vip, slot, Stage::Nat);
+    }
     if !packet.is_bare_syn() && !packet.ends() {
         remember(tables, packet, vip, slot);
     }
-    deliver(frame, tables, packet, Way { vip, slot, is_new: !is_later })
+    deliver(frame, tables, packet, Way { vip, slot, is_new: opens })
+}
+
+#[inline(always)]
+fn handed_over<T: Tables>(tables: &T, vip: u32, slot: u32, stage: Stage) -> Step {
+    tables.hand_over(HandOver { vip, slot, mtu: 0, zero: 0 });
+    Step::Next(stage)
 }
 
 #[inline(always)]

@@ -170,8 +170,7 @@ fn behind_extensions<F: Frame>(frame: &F, first: u8, at: usize) -> Result<(u8, u
     }
 }
 
-/// Headers beyond this offset wrap around and are found to be nonsense: with eight extension headers of the greatest length
-/// one byte below 16,501 is the last possible.
+/// More than six extension headers of the greatest length: no offset is changed by it.
 const OFFSET_MASK: usize = 0x7fff;
 
 #[inline(always)]
@@ -186,12 +185,16 @@ fn transport<F: Frame>(frame: &F, network_at: usize, network: &Network) -> Resul
     if !frame.holds(network_at + network.bytes) {
         return Err(Unparsed::Fault(Reason::Truncated));
     }
+    // Here the ways of both IPs and both transports join (see `settle`).
+    let protocol = frame.settle(network.protocol as usize, 0xff) as u8;
+    let flags = frame.settle(flags as usize, 0xff) as u8;
+    let is_ipv6 = frame.settle(network.is_ipv6 as usize, 1) != 0;
     Ok(Packet {
-        key: FlowKey::new(network.source, network.target, ports, network.protocol),
+        key: FlowKey::new(network.source, network.target, ports, protocol),
         network_at,
         transport_at,
         bytes: network.bytes,
-        is_ipv6: network.is_ipv6,
+        is_ipv6,
         flags,
         ttl: network.ttl,
         traffic_class: network.traffic_class,

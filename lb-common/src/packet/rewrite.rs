@@ -43,33 +43,37 @@ pub fn redirect_link<F: Frame>(frame: &mut F, network_at: usize, hop: &HopRow) -
     if network_at != link_bytes {
         frame.grow_front(link_bytes as i32 - network_at as i32)?;
     }
-    let link: LinkHeader = bytemuck::must_cast(hop.link);
-    frame.write(0, link.untagged)?;
-    if link_bytes > LINK_BYTES { frame.write(LINK_BYTES, link.tag_rest) } else { Some(()) }
+    if link_bytes > LINK_BYTES {
+        return frame.write(0, LinkHeader::of(hop));
+    }
+    let [first, second] = hop.words().link;
+    frame.write(0, Untagged(first, second as u32, (second >> 32) as u16))
 }
 
 /// Bytes of a link header without a VLAN tag.
 const LINK_BYTES: usize = size_of::<Untagged>();
 
-/// A link header in words, which the compiler copies as such.
+/// A link header with room for a VLAN tag, in words.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, packed)]
-struct LinkHeader {
-    untagged: Untagged,
-    tag_rest: u32,
+struct LinkHeader(u64, u64, u16);
+
+impl LinkHeader {
+    #[inline(always)]
+    fn of(hop: &HopRow) -> Self {
+        let words = hop.words();
+        Self(words.link[0], words.link[1], words.link_end)
+    }
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, packed)]
 struct Untagged(u64, u32, u16);
 
-/// An outer IPv4 header in the room of an IPv6 one.
+/// An IPv4 header in words.
 #[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct OuterIpv4 {
-    header: ipv4::Header,
-    unused: [u32; 5],
-}
+#[repr(C, packed)]
+struct OuterIpv4(u64, u64, u32);
 
 /// Puts the packet into the outer header of `hop`. `flow_hash` is what routers on the way may tell flows by.
 ///
@@ -86,7 +90,7 @@ pub fn encapsulate<F: Frame>(
     let overhead = overhead(hop);
     frame.grow_front((link_bytes + overhead) as i32 - packet.network_at as i32).ok_or(Reason::NoHeadroom)?;
     // As long as the longest link header: what is too much, the outer header writes over.
-    let written = frame.write(0, bytemuck::must_cast::<_, LinkHeader>(hop.link)).and_then(|()| {
+    let written = frame.write(0, LinkHeader::of(hop)).and_then(|()| {
         let outer_at = frame.settle(link_bytes, 31);
         if hop.outer_bytes as usize == ipv4::HEADER_BYTES {
             outer_ipv4(frame, outer_at, packet, hop, flow_hash)
@@ -101,28 +105,32 @@ pub fn encapsulate<F: Frame>(
 fn outer_ipv4<F: Frame>(frame: &mut F, at: usize, packet: &Packet, hop: &HopRow, hash: u64) -> Option<()> {
     let total = ((packet.bytes + overhead(hop)) as u16).to_be();
     let protocol = protocol(packet, hop);
-    let mut header = bytemuck::must_cast::<_, OuterIpv4>(hop.outer).header;
-    let old = checksum::word([0, header.traffic_class]) + checksum::word([0, header.protocol]);
+    let [first, second, third, ..] = hop.words().outer;
+    let old = checksum::word([0, (first >> 8) as u8]) + checksum::word([0, (second >> 8) as u8]);
     let new = checksum::word([0, packet.traffic_class]) + checksum::word([0, protocol]);
     // Twice 0xffff is zero in one's complement, and more than what is taken away.
     let sum = hop.outer_sum as u32 + total as u32 + new + (0x1_fffe - old);
-    header.total = total;
-    header.traffic_class = packet.traffic_class;
-    header.protocol = protocol;
-    header.checksum = !checksum::fold(sum);
-    frame.write(at, header)?;
+    // Version and length stay, traffic class and total length are ours; time to live stays, protocol and checksum are ours.
+    let first = first & !0xffff_ff00 | (packet.traffic_class as u64) << 8 | (total as u64) << 16;
+    let second = second & !0xffff_ff00 | (protocol as u64) << 8 | (!checksum::fold(sum) as u64) << 16;
+    frame.write(at, OuterIpv4(first, second, third as u32))?;
     write_gue(frame, at + ipv4::HEADER_BYTES, packet, hop, hash)
 }
 
 #[inline(always)]
 fn outer_ipv6<F: Frame>(frame: &mut F, at: usize, packet: &Packet, hop: &HopRow, hash: u64) -> Option<()> {
-    let mut header: ipv6::Header = bytemuck::must_cast(hop.outer);
-    let payload = packet.bytes + overhead(hop) - ipv6::HEADER_BYTES;
+    let [first, source_first, source_last, target_first, target_last] = hop.words().outer;
+    let payload = (packet.bytes + overhead(hop) - ipv6::HEADER_BYTES) as u16;
     // Version 6, the traffic class, and the flow label (RFC 6438).
     let word = 6 << 28 | (packet.traffic_class as u32) << 20 | (hash >> 44) as u32;
-    header.version_class_label = word.to_be();
-    header.payload = (payload as u16).to_be();
-    header.next = protocol(packet, hop);
+    let header = ipv6::Header {
+        version_class_label: word.to_be(),
+        payload: payload.to_be(),
+        next: protocol(packet, hop),
+        hops: (first >> 56) as u8,
+        source: [source_first, source_last],
+        target: [target_first, target_last],
+    };
     frame.write(at, header)?;
     write_gue(frame, at + ipv6::HEADER_BYTES, packet, hop, hash)
 }
