@@ -14,6 +14,18 @@ pub fn enter_new_namespace() {
     ip("link set lo up");
 }
 
+/// Runs `test` in a namespace of its own, within a runtime.
+pub fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    let thread = std::thread::spawn(|| {
+        enter_new_namespace();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(test());
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
 /// Runs `ip` in this thread's namespace.
 pub fn ip(arguments: &str) {
     run("ip", arguments);

@@ -2,7 +2,9 @@
 //!
 //! Effectful: loads BPF, pins it, and asks the kernel for the ways to backends.
 
+pub mod attach;
 #[cfg(test)]
 mod lab;
 pub mod next_hop;
 pub mod pins;
+pub mod sys;

@@ -8,8 +8,6 @@
 //!
 //! Effectful: mounts bpffs, makes and removes pins.
 
-#![expect(clippy::disallowed_methods, reason = "reads what is pinned")]
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -228,7 +226,7 @@ impl Pins {
     pub fn remove(&self) -> io::Result<()> {
         // Programs first: one whose maps went before it would still answer.
         for link in self.links().into_values() {
-            fs::remove_file(link)?;
+            super::attach::detach_pinned(&link)?;
         }
         for (_, path) in entries(&self.home).collect::<Vec<_>>() {
             if path.is_dir() && !path.is_symlink() { remove_folder(&path)? } else { fs::remove_file(path)? }

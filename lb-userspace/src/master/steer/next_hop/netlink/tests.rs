@@ -2,20 +2,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::*;
-use crate::master::steer::lab::{Neighbourhood, address, enter_new_namespace, ip};
+use crate::master::steer::lab::{Neighbourhood, address, in_namespace, ip};
 use crate::master::steer::next_hop::NextHop;
-
-/// Runs `test` in a namespace of its own, within a runtime.
-fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
-    let thread = std::thread::spawn(|| {
-        enter_new_namespace();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(test());
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
 
 /// Takes news until the way to `target` is as `wanted`, for at most five seconds.
 async fn until(
