@@ -5,7 +5,11 @@ use std::time::Duration;
 use anyhow::ensure;
 use clap::{Parser, Subcommand};
 use lb_tests::lab::steer::Mode;
-use lb_tests::scenario::{freeze, idle, kill, l4_nft, short_cut, transfer, websocket, worker_kill};
+use lb_tests::lab::{Arms, Plan};
+use lb_tests::scenario::vip_load::LoadPlan;
+use lb_tests::scenario::{
+    freeze, idle, kill, l4_nft, short_cut, transfer, vip_change, vip_flood, vip_modes, websocket, worker_kill,
+};
 
 /// Measures lbctl, and fails when a figure misses its target.
 #[derive(Parser)]
@@ -76,6 +80,42 @@ enum Bench {
         #[arg(long, default_value_t = 1024)]
         download_mib: u64,
     },
+    /// Every way of forwarding, with 100 MiB and 1,000 connections for each family.
+    Vip {
+        /// Of each transfer, each way.
+        #[arg(long, default_value_t = 100)]
+        mib: u64,
+        /// At once.
+        #[arg(long, default_value_t = 1_000)]
+        connections: usize,
+        /// Only this one.
+        #[arg(long)]
+        mode: Option<Mode>,
+    },
+    /// Backends of VIPs change every 200 ms under load, and again with lbctl killed ten times: no connection is lost.
+    VipChange {
+        /// How long, each time.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Connections that last.
+        #[arg(long, default_value_t = 2_000)]
+        connections: usize,
+        /// Kills of lbctl.
+        #[arg(long, default_value_t = 10)]
+        restarts: u32,
+        /// How lbctl forwards.
+        #[arg(long, default_values = ["nat", "ipip"])]
+        mode: Vec<Mode>,
+        /// Of the changes.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Too few ports, more flows than room, and SYNs from random addresses: who behaves notices nothing.
+    VipFlood {
+        /// SYNs.
+        #[arg(long, default_value_t = 1_000_000)]
+        syns: u32,
+    },
     /// 64-byte datagrams through lbctl and through nftables, in turns.
     L4Nft {
         /// Turns of each.
@@ -105,6 +145,11 @@ fn main() -> anyhow::Result<()> {
             short_cut(pairs, Duration::from_secs(seconds), messages, seed)
         }
         Bench::Upload { upload_mib, download_mib } => upload(upload_mib << 20, download_mib << 20),
+        Bench::Vip { mib, connections, mode } => vip(mib << 20, connections, mode),
+        Bench::VipChange { seconds, connections, restarts, mode, seed } => {
+            vip_change(Duration::from_secs(seconds), connections, restarts, &mode, seed)
+        }
+        Bench::VipFlood { syns } => vip_flood(syns),
         Bench::L4Nft { pairs, seconds, flows, mode } => {
             l4_nft(l4_nft::NftPlan { pairs, time: Duration::from_secs(seconds), flows, mode })
         }
@@ -188,6 +233,63 @@ fn upload(upload_bytes: u64, download_bytes: u64) -> anyhow::Result<()> {
     transfers.iter().for_each(transfer::Transfer::print);
     ensure!(transfers.iter().all(|transfer| transfer.exact), "bytes differ");
     ensure!(transfers.iter().all(|transfer| transfer.growth_bytes < 64 << 20), "the worker's memory grew");
+    Ok(())
+}
+
+fn vip(bytes: u64, connections: usize, only: Option<Mode>) -> anyhow::Result<()> {
+    for mode in Mode::ALL.into_iter().filter(|mode| only.is_none_or(|only| only == *mode)) {
+        for arms in [Arms::Two, Arms::One] {
+            // On one arm the answers of backends that know the client's address do not come back to us.
+            if (mode, arms) == (Mode::NatClient, Arms::One) {
+                continue;
+            }
+            let lab = Plan { arms, ..Plan::two_armed(3) };
+            let plan = vip_modes::ModePlan { mode, lab, bytes, connections };
+            vip_modes::run(plan)?.iter().for_each(|figures| figures.print(&plan));
+        }
+    }
+    Ok(())
+}
+
+fn vip_change(
+    time: Duration,
+    connections: usize,
+    restarts: u32,
+    modes: &[Mode],
+    seed: u64,
+) -> anyhow::Result<()> {
+    let mut lost = 0;
+    for &mode in modes {
+        for restarts in [0, restarts] {
+            println!("{mode:?}, lbctl killed {restarts} times");
+            let load = LoadPlan { lasting: connections, every: Duration::from_millis(250), newcomers: 16 };
+            let every = Duration::from_millis(200);
+            let plan = vip_change::ChangePlan { mode, backends: 8, load, time, every, restarts, seed };
+            let figures = vip_change::run(plan)?;
+            figures.print();
+            lost += figures.lost.len();
+        }
+    }
+    ensure!(lost == 0, "{lost} connections were lost though their backend lived");
+    Ok(())
+}
+
+fn vip_flood(syns: u32) -> anyhow::Result<()> {
+    println!("full NAT with 100 ports: {} connections", vip_flood::exhaust_ports(100)?);
+    let mut missed = Vec::new();
+    let floods = [
+        ("10 x more flows than room", vip_flood::pressure(4_096, 5)),
+        ("SYNs, nat", vip_flood::syns(Mode::Nat, syns)),
+        ("SYNs, ipip", vip_flood::syns(Mode::IpIp, syns)),
+    ];
+    for (name, plan) in floods {
+        let figures = vip_flood::run(plan)?;
+        figures.print(name);
+        if figures.lost > 0 || figures.went_well() < 0.99 {
+            missed.push(name);
+        }
+    }
+    ensure!(missed.is_empty(), "established flows lost, or fewer than 99 % of handshakes: {missed:?}");
     Ok(())
 }
 

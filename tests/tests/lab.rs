@@ -1,9 +1,12 @@
 //! The laboratory itself, proven with the kernel's own balancer in the place of lbctl.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use lb_tests::lab::address::{Family, VIP_PORT};
+use lb_tests::lab::generator::{Generator, Kind};
 use lb_tests::lab::{Arms, Lab, Plan, client, echo, icmp, nft};
+use lb_tests::scenario::vip_load::{LoadPlan, VipLoad};
 
 const BACKEND_PORT: u16 = 9_090;
 
@@ -47,4 +50,41 @@ fn nothing_is_left_of_a_laboratory() {
     assert!(paths.iter().all(|path| path.exists()));
     drop(lab);
     assert!(paths.iter().all(|path| !path.exists()));
+}
+
+#[test]
+fn clients_notice_the_end_of_their_backend_and_of_no_other() {
+    let lab = Lab::new(Plan::two_armed(3)).unwrap();
+    let servers = lab.serve(&[BACKEND_PORT]).unwrap();
+    nft::balance(&lab, BACKEND_PORT).unwrap();
+    let plan = LoadPlan { lasting: 60, every: Duration::from_millis(50), newcomers: 2 };
+    let load = VipLoad::start(&lab, plan);
+    servers[1].close();
+    std::thread::sleep(Duration::from_millis(500));
+    servers[1].open();
+    std::thread::sleep(Duration::from_millis(500));
+    let noticed = load.finish();
+    assert!(noticed.messages > 300 && noticed.short > 50, "{} {}", noticed.messages, noticed.short);
+    let (served, unserved): (Vec<_>, Vec<_>) = noticed.losses.iter().partition(|loss| loss.backend.is_some());
+    assert!(!served.is_empty() && served.iter().all(|loss| loss.backend == Some(1)), "{served:?}");
+    assert!(!unserved.is_empty() && unserved.iter().any(|loss| loss.refused), "{unserved:?}");
+}
+
+#[test]
+fn generated_syns_are_what_a_backend_accepts() {
+    let lab = Lab::new(Plan::two_armed(1)).unwrap();
+    let _servers = lab.serve(&[BACKEND_PORT]).unwrap();
+    lab.balancer.succeed("ethtool", &["-K", lab.front(), "gro", "on"]).unwrap();
+    nft::balance(&lab, BACKEND_PORT).unwrap();
+    icmp::ping(&lab.client, Family::V4.backend(0)).unwrap();
+    let counted = |name: &str| {
+        let text = lab.backends[0].run(|| std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap());
+        let mut lines = text.lines().filter(|line| line.starts_with("Tcp:")).map(str::split_whitespace);
+        let (mut names, mut values) = (lines.next().unwrap(), lines.next().unwrap());
+        values.nth(names.position(|other| other == name).unwrap()).unwrap().parse::<u64>().unwrap()
+    };
+    let before = counted("InSegs");
+    Generator::new(&lab, Kind::Syns).unwrap().send(1_000).unwrap();
+    assert!(counted("InSegs") - before >= 900, "only {} SYNs came", counted("InSegs") - before);
+    assert_eq!(counted("InCsumErrors"), 0);
 }

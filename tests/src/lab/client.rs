@@ -1,6 +1,6 @@
 //! A client: TCP connections that ask backends ([`Request`]) and compare what comes.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -13,7 +13,7 @@ use super::namespace::Namespace;
 use super::server::{self, Request};
 
 /// How long nothing may move.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs asynchronous work in a thread inside the namespace.
 ///
@@ -60,6 +60,25 @@ impl Connection {
         let rest = timeout(PATIENCE, self.stream.read(&mut [0; 1])).await.context("no end came")??;
         ensure!(rest == 0, "more bytes than were asked for");
         Ok(number)
+    }
+
+    /// Whom the backend sees as the client.
+    ///
+    /// # Errors
+    /// When the connection ends.
+    pub async fn source(&mut self) -> anyhow::Result<IpAddr> {
+        self.stream.write_all(&Request::Source(0).bytes()).await?;
+        let mut octets = [0; 16];
+        timeout(PATIENCE, self.stream.read_exact(&mut octets)).await.context("no answer came")??;
+        Ok(IpAddr::from(octets).to_canonical())
+    }
+
+    /// Our own address.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn local(&self) -> anyhow::Result<IpAddr> {
+        Ok(self.stream.local_addr()?.ip())
     }
 
     async fn ask(&mut self, request: impl FnOnce(u64) -> Request) -> anyhow::Result<u32> {

@@ -11,7 +11,9 @@ use super::pattern;
 use super::server::{DATAGRAM_MAX, fragment};
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often a datagram is sent until an answer comes: the first may teach the sender how much fits.
+const TRIES: usize = 4;
 
 /// Sends a datagram of so many bytes and compares what comes back; returns which backend answered.
 ///
@@ -25,9 +27,9 @@ pub fn datagram(namespace: &Namespace, address: SocketAddr, bytes: usize) -> any
         socket.connect(address)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         let sent = pattern::at(0, bytes as u64);
-        socket.send(sent)?;
         let mut buffer = vec![0; DATAGRAM_MAX];
-        let count = socket.recv(&mut buffer).with_context(|| format!("no answer to {bytes} bytes"))?;
+        let tried = (0..TRIES).find_map(|_| socket.send(sent).and_then(|_| socket.recv(&mut buffer)).ok());
+        let count = tried.with_context(|| format!("no answer to {bytes} bytes"))?;
         ensure!(count == bytes, "{count} bytes came for {bytes}");
         ensure!(buffer[1..count] == sent[1..], "other bytes came back than were sent");
         Ok(buffer[0])

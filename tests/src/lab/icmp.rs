@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::namespace::Namespace;
@@ -58,9 +59,16 @@ pub fn error_about(
     namespace.run(|| {
         let errors = raw(address.ip())?;
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        // Neither fragmented nor held back by what was learnt before.
         match address {
-            SocketAddr::V4(_) => socket.set_ttl_v4(hops)?,
-            SocketAddr::V6(_) => socket.set_unicast_hops_v6(hops)?,
+            SocketAddr::V4(_) => {
+                socket.set_ttl_v4(hops)?;
+                sockopt::set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::PROBE)?;
+            }
+            SocketAddr::V6(_) => {
+                socket.set_unicast_hops_v6(hops)?;
+                sockopt::set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::PROBE)?;
+            }
         }
         let socket = UdpSocket::from(socket);
         socket.connect(address)?;
@@ -72,6 +80,23 @@ pub fn error_about(
         };
         wait(&errors, address.ip(), is_about_it)
     })
+}
+
+impl Message {
+    /// Whether it says that the time to live has ended on the way (of ICMPv6 that is type 3, of ICMP 11).
+    pub fn is_time_exceeded(&self) -> bool {
+        matches!((self.kind, self.code), (3 | 11, 0))
+    }
+
+    /// What fits, where it says that something did not.
+    pub fn mtu(&self) -> Option<u32> {
+        let word = u32::from_be_bytes(self.rest.get(..4)?.try_into().expect("four bytes"));
+        match (self.kind, self.code) {
+            (3, 4) => Some(word & 0xFFFF),
+            (2, 0) => Some(word),
+            _ => None,
+        }
+    }
 }
 
 fn raw(address: IpAddr) -> anyhow::Result<Socket> {

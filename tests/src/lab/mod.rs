@@ -108,6 +108,14 @@ impl Lab {
         numbered.map(|(namespace, number)| Server::start(namespace, number, ports)).collect()
     }
 
+    /// Puts the wire of a backend back in after `link set uplink down`, with the addresses and routes that went with the link.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn plug_in(&self, number: usize) -> anyhow::Result<()> {
+        wiring::plug_in(&self.backends[number], number)
+    }
+
     /// Gives the backends the VIPs, for the modes in which they answer for themselves. They keep silent about them on the link.
     ///
     /// # Errors

@@ -35,6 +35,8 @@ pub enum Request {
     Ping(u64),
     /// As `Ping`, then the backend closes the connection.
     Last(u64),
+    /// Answered with the 16 bytes of the address that the backend sees as the client's; the number says nothing.
+    Source(u64),
 }
 
 impl Request {
@@ -45,6 +47,7 @@ impl Request {
             Self::Download(number) => (2, number),
             Self::Ping(number) => (3, number),
             Self::Last(number) => (4, number),
+            Self::Source(number) => (5, number),
         };
         let mut bytes = [kind; 9];
         bytes[1..].copy_from_slice(&number.to_le_bytes());
@@ -58,6 +61,7 @@ impl Request {
             2 => Self::Download(number),
             3 => Self::Ping(number),
             4 => Self::Last(number),
+            5 => Self::Source(number),
             kind => bail!("no request has the kind {kind}"),
         })
     }
@@ -238,6 +242,10 @@ async fn serve(mut stream: TcpStream, number: u32) -> anyhow::Result<()> {
             Request::Last(token) => {
                 stream.write_all(&pong(token, number)).await?;
                 return Ok(stream.shutdown().await?);
+            }
+            Request::Source(_) => {
+                let IpAddr::V6(source) = stream.peer_addr()?.ip() else { bail!("the listener is for IPv6") };
+                stream.write_all(&source.octets()).await?;
             }
         }
     }

@@ -158,6 +158,20 @@ fn address(lab: &Lab) -> anyhow::Result<()> {
     Ok(())
 }
 
+pub fn plug_in(backend: &Namespace, number: usize) -> anyhow::Result<()> {
+    let mut lines = vec![format!("link set {UPLINK} up")];
+    for family in Family::BOTH {
+        let nodad = if family == Family::V6 { " nodad" } else { "" };
+        lines.push(format!(
+            "address replace {}/{} dev {UPLINK}{nodad}",
+            family.backend(number),
+            family.prefix()
+        ));
+        lines.push(format!("route replace default via {}", family.balancer(BACKEND_NET)));
+    }
+    backend.ip(&lines)
+}
+
 /// Client and balancer know each other's link-layer address: nobody answers questions that carry a tag.
 fn introduce(lab: &Lab, network: u8) -> anyhow::Result<()> {
     let (client, front) = (link_address(&lab.client, UPLINK)?, link_address(&lab.balancer, lab.front())?);
