@@ -23,12 +23,12 @@ pub fn of_source(key: &FlowKey, seed: u32) -> u64 {
     of(&key.source, 0, key.protocol, seed)
 }
 
-/// What tells a flow from all others: its whole key.
+/// What tells a flow from all others: its whole key. `place` is its hash by source.
 #[inline(always)]
-pub fn of_whole(key: &FlowKey, seed: u32) -> u64 {
+pub fn of_whole(key: &FlowKey, place: u64) -> u64 {
     let [first, last] = halves(&key.target);
-    let port = u16::from_le_bytes(key.target_port) as u64;
-    mix(mix(of_flow(key, seed) ^ first) ^ last ^ port << 32)
+    let ports: [u8; 4] = bytemuck::must_cast([key.source_port, key.target_port]);
+    mix(place ^ first ^ last.rotate_left(17) ^ (u32::from_le_bytes(ports) as u64) << 16)
 }
 
 /// Another row for the same flow, where the one before has no backend.

@@ -4,49 +4,50 @@ use crate::flow::FlowKey;
 use crate::hash;
 use crate::limits::{LOOKUP_TRIES_MAX, MARKS_MAX};
 use crate::lookup::{Head, LookupRow, NOBODY};
+use crate::packet::Frame;
+use crate::packet::parse::Packet;
 use crate::tables::Tables;
 
-/// Who asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asks {
-    /// The first packet of a flow: only a backend that takes new ones.
-    First,
-    /// A later packet of a TCP connection whose first one we have not kept: the backend that got that one.
-    Later,
-}
-
-/// The backend for a flow. `place` says where in the table it is looked for.
+/// The backend for a packet of no known flow: for one that opens a flow a backend that takes new ones, for a later one of TCP the
+/// backend that got the first. `place` says where in the table it is looked for.
 ///
 /// Between the first packet of a connection and the second, which is remembered, the table may change. So a row also has the
 /// backend of one generation before, which later packets are given to for some time after a change; and a first packet that
 /// did not follow what its row will say by then leaves a mark (see [`Marks`]). Nothing is kept for others, so a flood of SYNs
 /// takes no room from anybody.
 #[inline(always)]
-pub fn choose<T: Tables>(tables: &T, table: u32, key: &FlowKey, place: u64, asks: Asks) -> Option<u32> {
+pub fn choose<F: Frame, T: Tables>(
+    frame: &F,
+    tables: &T,
+    table: u32,
+    packet: &Packet,
+    place: u64,
+) -> Option<u32> {
     let head = tables.lookup_head(table)?;
     let row = tables.lookup_row(table, hash::row(place, head.rows))?;
-    if asks == Asks::Later
-        && let Some(slot) = earlier(tables, key, &head, row)
+    let marks = Marks::of(&packet.key, place);
+    if !frame.is_set(packet.opens)
+        && let Some(slot) = earlier(tables, &marks, &head, row)
     {
         return Some(slot as u32);
     }
     let slot = taker(tables, table, place, &head, row)?;
     // What costs more, the time, is looked at last.
     let strays = slot != row.now || row.now != row.before && is_recent(tables, &head);
-    if asks == Asks::First && strays {
-        Marks::of(tables, key).set(tables, head.generation, slot);
+    if strays && frame.is_set(packet.opens) {
+        marks.set(tables, head.generation, slot);
     }
     Some(slot as u32)
 }
 
 /// The backend that got the first packet, where the row's own cannot be the one or need not be.
 #[inline(always)]
-fn earlier<T: Tables>(tables: &T, key: &FlowKey, head: &Head, row: LookupRow) -> Option<u16> {
+fn earlier<T: Tables>(tables: &T, marks: &Marks, head: &Head, row: LookupRow) -> Option<u16> {
     let is_recent = is_recent(tables, head);
     if !is_recent && takes_new(tables, row.now) {
         return Some(row.now);
     }
-    if let Some(slot) = Marks::of(tables, key).get(tables, head.generation)
+    if let Some(slot) = marks.get(tables, head.generation)
         && keeps(tables, slot)
     {
         return Some(slot);
@@ -100,8 +101,8 @@ impl Marks {
     const GENERATIONS: u8 = 8;
 
     #[inline(always)]
-    fn of<T: Tables>(tables: &T, key: &FlowKey) -> Self {
-        let hash = hash::of_whole(key, tables.settings().seed);
+    fn of(key: &FlowKey, place: u64) -> Self {
+        let hash = hash::of_whole(key, place);
         Self { index: hash as u32 & (MARKS_MAX - 1), fingerprint: hash & Self::FINGERPRINT }
     }
 

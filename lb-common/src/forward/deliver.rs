@@ -15,8 +15,8 @@ pub struct Way {
     pub vip: u32,
     /// The backend.
     pub slot: u32,
-    /// The packet is the first of the flow.
-    pub is_new: bool,
+    /// 1 where the packet is the first of the flow, else 0.
+    pub opens: u8,
 }
 
 /// Sends the packet to the backend, by the mode that its row in `HOPS` has been made for.
@@ -37,7 +37,7 @@ pub fn deliver<F: Frame, T: Tables>(frame: &mut F, tables: &T, packet: &Packet, 
     if let Err(reason) = write(frame, tables, packet, hop) {
         return drop(tables, way.vip, reason);
     }
-    tables.count(way.vip, Some(way.slot), packet.bytes as u64, way.is_new);
+    tables.count(way.vip, Some(way.slot), packet.bytes as u64, way.opens != 0);
     Step::Done(leave(frame, interface))
 }
 
@@ -53,7 +53,7 @@ fn write<F: Frame, T: Tables>(
         return rewrite::redirect_link(frame, packet.network_at, hop).ok_or(Reason::NoHeadroom);
     }
     let needs_hash = hop.outer_bytes != 20 || hop.gue_port != [0; 2];
-    let flow_hash = if needs_hash { hash::of_whole(&packet.key, tables.settings().seed) } else { 0 };
+    let flow_hash = if needs_hash { hash::of_flow(&packet.key, tables.settings().seed) } else { 0 };
     rewrite::encapsulate(frame, packet, hop, flow_hash)
 }
 

@@ -58,7 +58,7 @@ fn direct<F: Frame, T: Tables>(frame: &mut F, tables: &T, packet: &Packet) -> Op
     if limit::is_denied(tables, &packet.key.source) {
         return Some(drop(tables, vip, Reason::Denied));
     }
-    Some(deliver(frame, tables, packet, Way { vip, slot, is_new: false }))
+    Some(deliver(frame, tables, packet, Way { vip, slot, opens: 0 }))
 }
 
 /// Whether the backend is what it was, and may keep what it has.

@@ -28,7 +28,7 @@ pub fn may_open<T: Tables>(tables: &T, vip: u32, row: &VipRow, source: &[u8; 16]
     take(tables, &SourceKey { address: network_of(source), vip }, row.source_rate, row.source_burst)
 }
 
-/// Counts a SYN; whether they come faster than the VIP does ordinary handshakes for.
+/// Counts a SYN; whether they come faster than the VIP does ordinary handshakes for: in this second and the last more than in two.
 #[inline(always)]
 pub fn is_flooded<T: Tables>(tables: &T, vip: u32, row: &VipRow) -> bool {
     if row.syn_rate == 0 {
@@ -41,9 +41,9 @@ pub fn is_flooded<T: Tables>(tables: &T, vip: u32, row: &VipRow) -> bool {
         window.before = if window.second.wrapping_add(1) == second { window.now } else { 0 };
         (window.second, window.now) = (second, 0);
     }
-    window.now = window.now.saturating_add(1);
+    window.now = window.now.wrapping_add(1);
     tables.set_syn_window(vip, &window);
-    window.now > row.syn_rate || window.before > row.syn_rate
+    window.now as u64 + window.before as u64 > 2 * row.syn_rate as u64
 }
 
 /// An IPv4 address is one source; of IPv6 it is the /64, of which one host has all addresses.

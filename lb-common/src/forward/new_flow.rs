@@ -1,6 +1,6 @@
 //! The second stage: packets of no flow that is known. Finds the VIP, asks who may, chooses a backend, remembers.
 
-use super::choose::{Asks, choose};
+use super::choose::choose;
 use super::deliver::{Way, deliver};
 use super::{Stage, Step, drop, limit, vip};
 use crate::flow::{Flow, HandOver};
@@ -48,29 +48,33 @@ fn malformed<F: Frame, T: Tables>(frame: &F, tables: &T, reason: Reason) -> Step
 /// What opens a flow gets its backend here; of NAT also nothing else, since a later packet without a flow has none.
 #[inline(always)]
 fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T, packet: &Packet, vip: u32, row: &VipRow) -> Step {
-    let is_nat = row.forward == Forward::Nat as u8;
-    let opens = !packet.is_tcp() || packet.is_bare_syn();
-    if is_nat && !opens {
-        return handed_over(tables, vip, HandOver::NO_SLOT, Stage::Nat);
+    if is_nat(frame, row) {
+        if !frame.is_set(packet.opens) {
+            return handed_over(tables, vip, HandOver::NO_SLOT, Stage::Nat);
+        }
+        if packet.is_tcp() && limit::is_flooded(tables, vip, row) {
+            return handed_over(tables, vip, HandOver::NO_SLOT, Stage::Cookie);
+        }
     }
-    if is_nat && packet.is_tcp() && limit::is_flooded(tables, vip, row) {
-        return handed_over(tables, vip, HandOver::NO_SLOT, Stage::Cookie);
-    }
-    if opens && !limit::may_open(tables, vip, row, &packet.key.source) {
+    if frame.is_set(packet.opens) && !limit::may_open(tables, vip, row, &packet.key.source) {
         return drop(tables, vip, Reason::SourceRate);
     }
-    let asks = if opens { Asks::First } else { Asks::Later };
     let place = hash::of_flow(&packet.key, tables.settings().seed);
-    let Some(slot) = choose(tables, row.table, &packet.key, place, asks) else {
+    let Some(slot) = choose(frame, tables, row.table, packet, place) else {
         return drop(tables, vip, Reason::NoBackend);
     };
-    if is_nat {
+    if is_nat(frame, row) {
         return handed_over(tables, vip, slot, Stage::Nat);
     }
     if !packet.is_bare_syn() && !packet.ends() {
         remember(tables, packet, vip, slot);
     }
-    deliver(frame, tables, packet, Way { vip, slot, is_new: opens })
+    deliver(frame, tables, packet, Way { vip, slot, opens: packet.opens })
+}
+
+#[inline(always)]
+fn is_nat<F: Frame>(frame: &F, row: &VipRow) -> bool {
+    frame.settle(row.forward as usize, 0xff) == Forward::Nat as usize
 }
 
 #[inline(always)]

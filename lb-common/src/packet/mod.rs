@@ -48,4 +48,11 @@ pub trait Frame {
     fn settle(&self, at: usize, mask: usize) -> usize {
         at & mask
     }
+
+    /// Whether `fact` is not zero, tested as if for the first time; see [`Self::settle`]. A number, because what is made from a
+    /// `bool` is again two ways.
+    #[inline(always)]
+    fn is_set(&self, fact: u8) -> bool {
+        self.settle(fact as usize, 0xff) != 0
+    }
 }

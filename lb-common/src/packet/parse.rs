@@ -21,10 +21,12 @@ pub struct Packet {
     pub transport_at: usize,
     /// Bytes of the IP packet, its header included.
     pub bytes: usize,
-    /// Which IP.
-    pub is_ipv6: bool,
+    /// 1 where it is IPv6, 0 where IPv4.
+    pub is_ipv6: u8,
     /// TCP flags; 0 of UDP.
     pub flags: u8,
+    /// 1 where it may be the first packet of a flow: a SYN without ACK, any UDP packet; else 0.
+    pub opens: u8,
     /// Time to live, or hop limit.
     pub ttl: u8,
     /// DSCP and ECN.
@@ -175,34 +177,43 @@ const OFFSET_MASK: usize = 0x7fff;
 
 #[inline(always)]
 fn transport<F: Frame>(frame: &F, network_at: usize, network: &Network) -> Result<Packet, Unparsed> {
+    // Here the ways of both IPs join, and below those of both transports (see `settle`).
+    let (source, target) = (join(frame, network.source), join(frame, network.target));
+    let is_ipv6 = frame.settle(network.is_ipv6 as usize, 1) as u8;
     let transport_at = frame.settle(network.transport_at, OFFSET_MASK);
-    let (ports, flags) = match network.protocol {
-        tcp::PROTOCOL => tcp(frame, transport_at, network_at + network.bytes)?,
-        udp::PROTOCOL => udp(frame, transport_at, network_at + network.bytes)?,
+    let end = network_at + network.bytes;
+    let (ports, flags, opens) = match network.protocol {
+        tcp::PROTOCOL => tcp(frame, transport_at, end)?,
+        udp::PROTOCOL => udp(frame, transport_at, end)?,
         ICMP | ICMPV6 => return Err(Unparsed::Icmp),
         _ => return Err(Unparsed::Foreign),
     };
-    if !frame.holds(network_at + network.bytes) {
-        return Err(Unparsed::Fault(Reason::Truncated));
-    }
-    // Here the ways of both IPs and both transports join (see `settle`).
     let protocol = frame.settle(network.protocol as usize, 0xff) as u8;
     let flags = frame.settle(flags as usize, 0xff) as u8;
-    let is_ipv6 = frame.settle(network.is_ipv6 as usize, 1) != 0;
+    let opens = frame.settle(opens as usize, 1) as u8;
+    if !frame.holds(end) {
+        return Err(Unparsed::Fault(Reason::Truncated));
+    }
     Ok(Packet {
-        key: FlowKey::new(network.source, network.target, ports, protocol),
+        key: FlowKey::new(source, target, ports, protocol),
         network_at,
         transport_at,
         bytes: network.bytes,
         is_ipv6,
         flags,
+        opens,
         ttl: network.ttl,
         traffic_class: network.traffic_class,
     })
 }
 
 #[inline(always)]
-fn tcp<F: Frame>(frame: &F, at: usize, end: usize) -> Result<(u32, u8), Unparsed> {
+fn join<F: Frame>(frame: &F, address: [u64; 2]) -> [u64; 2] {
+    address.map(|half| frame.settle(half as usize, usize::MAX) as u64)
+}
+
+#[inline(always)]
+fn tcp<F: Frame>(frame: &F, at: usize, end: usize) -> Result<(u32, u8, u8), Unparsed> {
     let header: tcp::Header = frame.read(at).ok_or(Unparsed::Fault(Reason::Truncated))?;
     let header_bytes = header.header_bytes();
     if header_bytes < tcp::HEADER_BYTES || at + header_bytes > end {
@@ -211,15 +222,16 @@ fn tcp<F: Frame>(frame: &F, at: usize, end: usize) -> Result<(u32, u8), Unparsed
     if tcp::are_impossible(header.flags) {
         return Err(Unparsed::Fault(Reason::BadTcpFlags));
     }
-    Ok((header.ports, header.flags))
+    let flags = header.flags;
+    Ok((header.ports, flags, flags >> 1 & !(flags >> 4) & 1))
 }
 
 #[inline(always)]
-fn udp<F: Frame>(frame: &F, at: usize, end: usize) -> Result<(u32, u8), Unparsed> {
+fn udp<F: Frame>(frame: &F, at: usize, end: usize) -> Result<(u32, u8, u8), Unparsed> {
     let header: udp::Header = frame.read(at).ok_or(Unparsed::Fault(Reason::Truncated))?;
     let bytes = header.total_bytes();
     if bytes < udp::HEADER_BYTES || at + bytes > end {
         return Err(Unparsed::Fault(Reason::BadTransportHeader));
     }
-    Ok((header.ports, 0))
+    Ok((header.ports, 0, 1))
 }

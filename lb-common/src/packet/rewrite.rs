@@ -26,7 +26,7 @@ fn is_gue(hop: &HopRow) -> bool {
 /// One from the time to live. The caller has seen that it is more than one.
 #[inline(always)]
 pub fn age<F: Frame>(frame: &mut F, packet: &Packet) -> Option<()> {
-    if packet.is_ipv6 {
+    if frame.is_set(packet.is_ipv6) {
         return frame.write(packet.network_at + ipv6::HOPS_AT, packet.ttl.wrapping_sub(1));
     }
     let at = packet.network_at + ipv4::TTL_AT;
@@ -139,7 +139,7 @@ fn outer_ipv6<F: Frame>(frame: &mut F, at: usize, packet: &Packet, hop: &HopRow,
 fn protocol(packet: &Packet, hop: &HopRow) -> u8 {
     if is_gue(hop) {
         udp::PROTOCOL
-    } else if packet.is_ipv6 {
+    } else if packet.is_ipv6 != 0 {
         IPV6_INSIDE
     } else {
         IPV4_INSIDE

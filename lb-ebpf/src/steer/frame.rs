@@ -19,17 +19,19 @@ impl XdpFrame {
         Self { ctx }
     }
 
+    /// Read anew each time: a pointer that is kept is of another range on each way to where it is used again, and the verifier
+    /// follows each.
     #[inline(always)]
     fn begin(&self) -> usize {
         // SAFETY: `ctx` is this program's context.
-        unsafe { (*self.ctx).data as usize }
+        unsafe { core::ptr::read_volatile(&raw const (*self.ctx).data) as usize }
     }
 
     /// The end of what can be reached by pointers; a long frame has more, in fragments.
     #[inline(always)]
     fn end(&self) -> usize {
         // SAFETY: as in `begin`.
-        unsafe { (*self.ctx).data_end as usize }
+        unsafe { core::ptr::read_volatile(&raw const (*self.ctx).data_end) as usize }
     }
 
     /// A pointer to `bytes` bytes at `at`, compared with the end.
@@ -96,20 +98,18 @@ impl Frame for XdpFrame {
     fn settle(&self, at: usize, mask: usize) -> usize {
         let unknown = self.end() - self.begin();
         let mut at = at;
+        // Without `pure`: two of the same value must not become one.
         // SAFETY: arithmetic between registers.
         unsafe {
             asm!(
                 "{at} ^= {unknown}",
                 "{at} ^= {unknown}",
+                "{at} &= {mask}",
                 at = inout(reg) at,
                 unknown = in(reg) unknown,
-                options(pure, nomem, nostack),
+                mask = in(reg) mask,
+                options(nomem, nostack),
             );
-        }
-        // Not left to the compiler, which would know that it changes nothing.
-        // SAFETY: as above.
-        unsafe {
-            asm!("{at} &= {mask}", at = inout(reg) at, mask = in(reg) mask, options(pure, nomem, nostack));
         }
         at
     }
