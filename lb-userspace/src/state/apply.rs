@@ -25,7 +25,7 @@ impl Turn<'_> {
         }
         let before = self.state.model.replace(model.clone());
         let mut lines = change::lines(before.as_deref(), model);
-        self.record("master", "configuration applied", &format!("{} changes", lines.len()), "configuration");
+        self.record("master", "configuration applied", &change::count(&lines), "configuration");
         self.effects.push(Effect::Listen(model.clone()));
         self.apply_static_backends(before.as_deref(), model, &mut lines);
         self.give_up_left();
