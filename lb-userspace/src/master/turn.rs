@@ -78,12 +78,20 @@ impl Master<'_> {
             let instance = InstanceId(notice.instance);
             match NoticeKind::from_raw(notice.kind) {
                 Some(NoticeKind::ListenOpened) => self.event(Event::ListenOpened(instance)),
+                // Who dies closes its sockets too: that it died is all there is to tell.
+                Some(NoticeKind::ListenClosed) if self.has_died(instance) => self.dirty.table = true,
                 Some(NoticeKind::ListenClosed) => self.event(Event::ListenClosed(instance)),
                 // Workers look at once and not when the process was reaped.
                 Some(NoticeKind::Exited) => self.dirty.table = true,
                 None => {}
             }
         }
+    }
+
+    /// Whether the kernel saw this instance die. Its row was written before its sockets were closed.
+    fn has_died(&self, instance: InstanceId) -> bool {
+        let slot = self.programs.get(instance).and_then(|running| running.slot);
+        slot.is_some_and(|slot| self.kernel.table().read(slot).exited_instance == instance.0)
     }
 
     fn heard(&mut self, generation: u64, message: FromWorker) {
