@@ -16,7 +16,7 @@ use super::log_files::LogFiles;
 use super::node::Master;
 use crate::config;
 use crate::config::model::Model;
-use crate::control::protocol::{Answer, Command, FailureKind, StatusReport};
+use crate::control::protocol::{Answer, Command, FailureKind, KernelCounts, StatusReport};
 use crate::state::event::Event;
 use crate::state::report;
 use crate::time::Time;
@@ -95,6 +95,21 @@ impl Master<'_> {
         report.listeners =
             self.listeners.all().map(|open| format!("{} {}", open.name, open.address)).collect();
         report
+    }
+
+    /// [`Self::report`] with what only `/metrics` tells.
+    pub fn report_in_full(&self) -> StatusReport {
+        let counters = self.kernel.counters();
+        let kernel = KernelCounts {
+            exits: counters.exits,
+            notices_lost: counters.notices_lost,
+            enrolled: counters.enrolled,
+            refused: counters.refused,
+            redirected: counters.redirected,
+            redirected_bytes: counters.redirected_bytes,
+            passed: counters.passed,
+        };
+        StatusReport { kernel, capabilities: self.capabilities(), ..self.report() }
     }
 
     /// Reads the configuration again, in a thread: a user database in the network must not stop the loop.

@@ -269,7 +269,7 @@ impl Master<'_> {
     /// Workers answer `/metrics` with it.
     fn tell_status(&mut self) {
         self.dirty.status = false;
-        let told = serde_json::to_vec(&self.report()).map_err(anyhow::Error::from);
+        let told = serde_json::to_vec(&self.report_in_full()).map_err(anyhow::Error::from);
         if let Err(error) = told.and_then(|report| self.workers.status(&report)) {
             log::warn!("status not told to workers reason=\"{error:#}\"");
         }

@@ -4,6 +4,7 @@
 //! longer names is forgotten. The names are explained in `docs/metrics.md`.
 
 mod render;
+mod steering;
 
 pub use render::{CONTENT_TYPE, LogsDropped};
 

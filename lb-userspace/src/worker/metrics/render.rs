@@ -11,6 +11,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::steering;
 use super::{Count, LATENCY_BUCKETS_US, Metrics, Reasons, ThreadMetrics, UpstreamMetrics, locked};
 use crate::control::protocol::StatusReport;
 use crate::reason::Reason;
@@ -238,7 +239,31 @@ fn encode_report(report: &StatusReport, families: &mut Families<'_>) -> fmt::Res
         newest.map_or(Ok(()), |newest| gauges.add(&[], newest as f64))
     })?;
     encode_instances(report, families)?;
-    encode_backends(report, families)
+    encode_backends(report, families)?;
+    encode_kernel(report, families)?;
+    steering::encode(&report.steering, families)
+}
+
+fn encode_kernel(report: &StatusReport, families: &mut Families<'_>) -> fmt::Result {
+    let help = "1 where the node has what `lbctl doctor` shows under this name, 0 where it has not.";
+    families.gauge("capability", help, |gauges| {
+        report
+            .capabilities
+            .iter()
+            .try_for_each(|one| gauges.add(&[("capability", &one.name)], f64::from(u8::from(one.on))))
+    })?;
+    let kernel = &report.kernel;
+    for (name, help, count) in [
+        ("kernel_exits", "Deaths of instances that the kernel program saw.", kernel.exits),
+        ("kernel_notices_lost", "Notices to the master that found the ring full.", kernel.notices_lost),
+        ("short_cut_sockets_enrolled", "Sockets enrolled in the short-cut.", kernel.enrolled),
+        ("short_cut_sockets_refused", "Sockets that could have been enrolled and were not.", kernel.refused),
+        ("short_cut_messages", "Messages that took the short-cut.", kernel.redirected),
+        ("short_cut_messages_passed", "Messages of enrolled sockets that went by TCP.", kernel.passed),
+    ] {
+        families.counter(name, help, |counts| counts.add(&[], count))?;
+    }
+    families.bytes("short_cut", "Bytes that took the short-cut.", kernel.redirected_bytes)
 }
 
 fn encode_instances(report: &StatusReport, families: &mut Families<'_>) -> fmt::Result {
@@ -309,14 +334,15 @@ fn encode_backends(report: &StatusReport, families: &mut Families<'_>) -> fmt::R
 }
 
 /// Writes families one after the other.
-struct Families<'a>(DescriptorEncoder<'a>);
+pub(super) struct Families<'a>(DescriptorEncoder<'a>);
 
 type Labels<'a> = [(&'a str, &'a str)];
 
-struct Counts<'a, 'b>(&'b mut MetricEncoder<'a>);
+/// The samples of a family of counters.
+pub(super) struct Counts<'a, 'b>(&'b mut MetricEncoder<'a>);
 
 impl Counts<'_, '_> {
-    fn add(&mut self, labels: &Labels<'_>, value: u64) -> fmt::Result {
+    pub(super) fn add(&mut self, labels: &Labels<'_>, value: u64) -> fmt::Result {
         match labels {
             [] => self.0.encode_counter::<NoLabelSet, _, u64>(&value, None),
             _ => ConstCounter::new(value).encode(self.0.encode_family(&labels)?),
@@ -324,10 +350,11 @@ impl Counts<'_, '_> {
     }
 }
 
-struct Gauges<'a, 'b>(&'b mut MetricEncoder<'a>);
+/// The samples of a family of gauges.
+pub(super) struct Gauges<'a, 'b>(&'b mut MetricEncoder<'a>);
 
 impl Gauges<'_, '_> {
-    fn add(&mut self, labels: &Labels<'_>, value: f64) -> fmt::Result {
+    pub(super) fn add(&mut self, labels: &Labels<'_>, value: f64) -> fmt::Result {
         match labels {
             [] => self.0.encode_gauge(&value),
             _ => ConstGauge::new(value).encode(self.0.encode_family(&labels)?),
@@ -347,22 +374,30 @@ impl Families<'_> {
         fill(&mut self.0.encode_descriptor(name, help, unit, kind)?)
     }
 
-    fn counter(
+    pub(super) fn counter(
         &mut self,
         name: &str,
         help: &str,
         fill: impl FnOnce(&mut Counts<'_, '_>) -> fmt::Result,
     ) -> fmt::Result {
-        self.family(name, help, None, MetricType::Counter, |encoder| fill(&mut Counts(encoder)))
+        self.counter_in(name, help, None, fill)
     }
 
-    fn bytes(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
-        self.family(name, help, Some(&Unit::Bytes), MetricType::Counter, |encoder| {
-            Counts(encoder).add(&[], value)
-        })
+    pub(super) fn counter_in(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<&Unit>,
+        fill: impl FnOnce(&mut Counts<'_, '_>) -> fmt::Result,
+    ) -> fmt::Result {
+        self.family(name, help, unit, MetricType::Counter, |encoder| fill(&mut Counts(encoder)))
     }
 
-    fn gauge(
+    pub(super) fn bytes(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.counter_in(name, help, Some(&Unit::Bytes), |counts| counts.add(&[], value))
+    }
+
+    pub(super) fn gauge(
         &mut self,
         name: &str,
         help: &str,
@@ -371,7 +406,7 @@ impl Families<'_> {
         self.gauge_in(name, help, None, fill)
     }
 
-    fn gauge_in(
+    pub(super) fn gauge_in(
         &mut self,
         name: &str,
         help: &str,

@@ -1,5 +1,8 @@
 use super::*;
-use crate::control::protocol::{BackendStatus, InstanceStatus, ProcessState, StatusReport, WorkerStatus};
+use crate::control::protocol::steering::{ReasonCount, TableUse, VipBackend, VipReport, VipStatus};
+use crate::control::protocol::{
+    BackendStatus, Capability, InstanceStatus, KernelCounts, ProcessState, StatusReport, WorkerStatus,
+};
 use crate::snapshot::{ServedBackend, ServedUpstream};
 
 #[track_caller]
@@ -99,6 +102,64 @@ fn report_of_the_master_is_rendered() {
 }
 
 #[test]
+fn what_the_kernel_does_is_rendered() {
+    let backend = |slot: u32, rows: u32| VipBackend {
+        slot,
+        name: format!("10.0.0.{slot}:443"),
+        rows,
+        packets: 7,
+        trouble: if slot == 8 { "no neighbour".into() } else { String::new() },
+        ..VipBackend::default()
+    };
+    let vip = |name: &str, flows: Option<u64>| VipStatus {
+        name: name.into(),
+        upstream: "site".into(),
+        rows: 4,
+        packets: 12,
+        bytes: 340,
+        flows,
+        backends: vec![backend(7, 3), backend(8, 1)],
+        ..VipStatus::default()
+    };
+    let capability = |name: &str, on: bool| Capability {
+        name: name.into(),
+        on,
+        why: String::new(),
+        remedy: String::new(),
+    };
+    let report = StatusReport {
+        capabilities: vec![capability("short_cut", true), capability("limits of docs", false)],
+        kernel: KernelCounts { redirected_bytes: 99, ..KernelCounts::default() },
+        steering: VipReport {
+            vips: vec![vip("web", Some(5)), vip("quic", None)],
+            reasons: vec![ReasonCount { reason: "echo_answered".into(), is_answer: true, packets: 3 }],
+            tables: vec![TableUse { name: "nat".into(), entries: Some(10), entries_max: 100 }],
+            ..VipReport::default()
+        },
+        ..StatusReport::default()
+    };
+    let text = Metrics::new().render(Some(&Arc::new(report)), LogsDropped::default());
+    for line in [
+        r#"lbctl_capability{capability="short_cut"} 1.0"#,
+        r#"lbctl_capability{capability="limits of docs"} 0.0"#,
+        "lbctl_short_cut_bytes_total 99",
+        r#"lbctl_vip_forwarded_packets_total{vip="web"} 12"#,
+        r#"lbctl_vip_forwarded_bytes_total{vip="quic"} 340"#,
+        r#"lbctl_vip_flows_known{vip="web"} 5.0"#,
+        r#"lbctl_vip_backend_share{vip="web",backend="10.0.0.7:443"} 0.75"#,
+        r#"lbctl_vip_backend_reachable{vip="web",backend="10.0.0.8:443"} 0.0"#,
+        r#"lbctl_steered_packets_total{upstream="site",backend="10.0.0.7:443"} 7"#,
+        r#"lbctl_steering_not_forwarded_total{reason="echo_answered",what="answered"} 3"#,
+        r#"lbctl_steering_table_entries{table="nat"} 10.0"#,
+    ] {
+        has(&text, line);
+    }
+    let steered = text.lines().filter(|line| line.starts_with("lbctl_steered_packets_total{")).count();
+    assert_eq!(steered, 2, "a backend of two VIPs is counted once:\n{text}");
+    assert!(!text.contains(r#"lbctl_vip_flows_known{vip="quic"}"#));
+}
+
+#[test]
 fn what_the_snapshot_no_longer_names_is_forgotten() {
     let metrics = Metrics::new();
     let thread = metrics.thread();
@@ -134,7 +195,9 @@ fn what_the_snapshot_no_longer_names_is_forgotten() {
 fn documentation_names_every_metric() {
     let metrics = Metrics::new();
     metrics.thread().upstream("docs");
-    let text = metrics.render(Some(&Arc::new(StatusReport::default())), LogsDropped::default());
+    let steering = VipReport { vips: vec![VipStatus::default()], ..VipReport::default() };
+    let report = StatusReport { steering, ..StatusReport::default() };
+    let text = metrics.render(Some(&Arc::new(report)), LogsDropped::default());
     let documentation = include_str!("../../../docs/metrics.md");
     let rendered: std::collections::BTreeSet<&str> =
         text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
