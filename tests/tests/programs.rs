@@ -283,3 +283,18 @@ fn instances_on_unix_sockets_are_backends_too() {
     lb.wait_ready();
     lb.stop();
 }
+
+#[test]
+fn killed_process_is_told_as_exited_and_not_as_one_that_closed_its_listener() {
+    let lb = Setup::default().start(&config::demo(port::free(), 1, ""));
+    let pid = lb.status().instance("demo:0").pid.unwrap();
+    signal(pid, Signal::KILL);
+    lb.wait_status(20 * SECOND, "another process", |status| {
+        lb_tests::lb::is_ready(status) && status.instance("demo:0").pid != Some(pid)
+    });
+    let events = lb.events();
+    let of =
+        |what: &str| events.iter().filter(|event| event.subject == "demo:0" && event.what == what).count();
+    assert_eq!((of("process exited"), of("listener closed")), (1, 0), "{events:#?}");
+    lb.stop();
+}
