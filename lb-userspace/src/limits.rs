@@ -56,6 +56,10 @@ pub const CONTROL_CONNECTIONS_MAX: usize = 64;
 pub const PROBE_RESPONSE_BYTES_MAX: usize = 64 * 1024;
 /// Time a worker has to acknowledge a snapshot before it counts as stuck.
 pub const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a worker is asked whether all its threads still run.
+pub const PING_EVERY: Duration = Duration::from_secs(1);
+/// Time it has to answer before it counts as stuck.
+pub const PONG_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longest wait between two starts of a program that keeps failing.
 pub const BACK_OFF_MAX: Duration = Duration::from_secs(60);
 /// First wait between two starts of a program that keeps failing.

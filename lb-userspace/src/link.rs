@@ -36,6 +36,8 @@ pub enum ToWorker {
     /// What the master knows for `/metrics`, `/healthz` and `/readyz`; a memfd with the JSON of a
     /// `control::protocol::StatusReport` comes with it.
     Status,
+    /// Answer with [`FromWorker::Pong`] when every thread has come by.
+    Ping,
     /// Take nothing new, finish what is in progress, then exit 0. Idle client connections are closed.
     Drain {
         /// After this long exit all the same.
@@ -91,6 +93,10 @@ pub enum FromWorker {
         /// The instance.
         instance: u64,
     },
+    /// The answer to [`ToWorker::Ping`].
+    Pong,
+    /// Somebody asks for `/metrics`: send [`ToWorker::Status`] as it is now.
+    StatusWanted,
     /// Drained: about to exit.
     Drained,
 }

@@ -274,6 +274,19 @@ fn ordinary_user_runs_it_and_is_told_what_is_lost() {
 }
 
 #[test]
+fn worker_that_hangs_is_replaced_without_being_asked_anything() {
+    let port = port::free();
+    let lb = Lb::start(&config::demo(port, 1, ""));
+    let stuck = lb.status().workers[0].pid;
+    signal(stuck, Signal::STOP);
+    lb.wait_status(20 * SECOND, "another worker serves", |status| {
+        status.workers.iter().any(|worker| worker.pid != stuck && worker.serving > 0)
+    });
+    assert_eq!(get(local(port), "/").unwrap().status, 200);
+    lb.stop();
+}
+
+#[test]
 fn metrics_and_health_are_served_by_the_worker() {
     let (port, metrics) = (port::free(), port::free());
     let text = config::demo(port, 2, "").replace("bind = \"\"", &format!("bind = \"127.0.0.1:{metrics}\""));

@@ -109,6 +109,8 @@ impl Master<'_> {
                 slot: crate::state::event::Slot(slot),
                 instance: InstanceId(instance),
             }),
+            FromWorker::Pong => {}
+            FromWorker::StatusWanted => self.dirty.status = true,
             FromWorker::Drained => log::info!("worker drained worker={generation}"),
         }
     }

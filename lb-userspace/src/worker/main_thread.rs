@@ -62,6 +62,8 @@ struct Main {
     reports: (mpsc::Sender<FromWorker>, mpsc::Receiver<FromWorker>),
     notices: (Notices, mpsc::UnboundedReceiver<(usize, Notice)>),
     metrics: MetricsListener,
+    /// A ping that not all threads have answered.
+    pinged: bool,
     draining: bool,
 }
 
@@ -78,12 +80,17 @@ struct Attached {
 struct Worker {
     commands: mpsc::UnboundedSender<Command>,
     serving: u64,
+    /// Has answered the last ping.
+    alive: bool,
     ended: bool,
     _thread: JoinHandle<()>,
 }
 
 impl Main {
     fn new(link: OwnedFd) -> anyhow::Result<Self> {
+        let reports = mpsc::channel(REPORTS_QUEUED_MAX);
+        let metrics = MetricsListener::default();
+        metrics.told.borrow_mut().master = Some(reports.0.clone());
         Ok(Self {
             link: Some(MasterLink::new(link).context("watch the link to the master")?),
             threads: Vec::new(),
@@ -91,9 +98,10 @@ impl Main {
             shared: None,
             served: None,
             attached: Attached::default(),
-            reports: mpsc::channel(REPORTS_QUEUED_MAX),
+            reports,
             notices: mpsc::unbounded_channel(),
-            metrics: MetricsListener::default(),
+            metrics,
+            pinged: false,
             draining: false,
         })
     }
@@ -105,7 +113,10 @@ impl Main {
         loop {
             tokio::select! {
                 packet = receive(&mut self.link) => match packet {
-                    Ok(Some(packet)) => self.take(packet)?,
+                    Ok(Some(packet)) => {
+                        self.take(packet)?;
+                        self.answer_ping().await;
+                    }
                     Ok(None) => self.link = None,
                     Err(error) => {
                         log::error!("link failed error={error}");
@@ -158,8 +169,11 @@ impl Main {
             ToWorker::TableChanged => self.tell_threads(|| Command::TableChanged),
             ToWorker::Status => {
                 let status: StatusReport = read_memory(descriptor).context("read a status report")?;
-                self.metrics.told.borrow_mut().status = Some((status, Time::now()));
+                let mut told = self.metrics.told.borrow_mut();
+                told.status = Some((status, Time::now()));
+                told.status_came.notify_waiters();
             }
+            ToWorker::Ping => self.ping(),
             ToWorker::Drain { within_ms } => {
                 if self.drain(Instant::now() + Duration::from_millis(within_ms)) {
                     std::process::exit(0);
@@ -248,6 +262,22 @@ impl Main {
         }
     }
 
+    /// Asks all threads. One that drains hears nothing more: it ends when its requests do.
+    fn ping(&mut self) {
+        self.pinged = true;
+        let asked = !self.draining;
+        for thread in &mut self.threads {
+            thread.alive = !(asked && thread.commands.send(Command::Ping).is_ok());
+        }
+    }
+
+    async fn answer_ping(&mut self) {
+        if self.pinged && self.threads.iter().all(|thread| thread.alive || self.draining) {
+            self.pinged = false;
+            self.send(&FromWorker::Pong).await;
+        }
+    }
+
     /// Begins to drain; tells whether there is nothing to wait for.
     fn drain(&mut self, until: Instant) -> bool {
         if !std::mem::replace(&mut self.draining, true) {
@@ -266,6 +296,11 @@ impl Main {
                 if now > before {
                     self.send(&FromWorker::Serving { number: now }).await;
                 }
+                false
+            }
+            Notice::Alive => {
+                self.threads[index].alive = true;
+                self.answer_ping().await;
                 false
             }
             Notice::Ended => {
@@ -331,7 +366,7 @@ fn start(
             }
         })
         .with_context(|| format!("start worker thread {index}"))?;
-    Ok(Worker { commands, serving: 0, ended: false, _thread: thread })
+    Ok(Worker { commands, serving: 0, alive: true, ended: false, _thread: thread })
 }
 
 /// The JSON in a memfd.

@@ -21,6 +21,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
 use super::metrics::{CONTENT_TYPE as METRICS_TYPE, LogsDropped, Metrics};
@@ -28,6 +29,7 @@ use super::served::Served;
 use super::shared::Shared;
 use crate::control::protocol::StatusReport;
 use crate::limits::{CLIENT_HEAD_TIMEOUT, METRICS_CONNECTIONS_MAX};
+use crate::link::FromWorker;
 use crate::state::event::Slot;
 use crate::time::Time;
 
@@ -36,6 +38,11 @@ const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
 /// Time that one connection may take in all, idle times included.
 const CONNECTION_TIME_MAX: Duration = Duration::from_secs(300);
 
+/// What the master said so recently is told as it is.
+const STATUS_AGE_MAX: Duration = Duration::from_millis(200);
+/// Time for the master to say what it knows now.
+const STATUS_WITHIN: Duration = Duration::from_millis(500);
+
 /// What the listener tells about.
 #[derive(Default)]
 pub struct Told {
@@ -43,6 +50,10 @@ pub struct Told {
     pub metrics: Arc<Metrics>,
     /// What the master knew, and when it said so.
     pub status: Option<(StatusReport, Time)>,
+    /// Where the master is asked for it.
+    pub master: Option<mpsc::Sender<FromWorker>>,
+    /// Told when it came.
+    pub status_came: Rc<Notify>,
     /// What is served.
     pub served: Option<Arc<Served>>,
     /// The tables.
@@ -84,8 +95,13 @@ async fn accept(listener: TcpListener, told: Rc<RefCell<Told>>) {
         let told = told.clone();
         tokio::task::spawn_local(async move {
             let service = service_fn(|request| {
-                let response = answer(&request, &told.borrow());
-                async move { Ok::<_, Infallible>(response) }
+                let told = told.clone();
+                async move {
+                    if request.uri().path() == "/metrics" {
+                        refresh(&told).await;
+                    }
+                    Ok::<_, Infallible>(answer(&request, &told.borrow()))
+                }
             });
             let serving = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -94,6 +110,22 @@ async fn accept(listener: TcpListener, told: Rc<RefCell<Told>>) {
             let _ = tokio::time::timeout(CONNECTION_TIME_MAX, serving).await;
             drop(place);
         });
+    }
+}
+
+/// Asks the master for what it knows now. One that does not answer costs freshness only.
+async fn refresh(told: &Rc<RefCell<Told>>) {
+    let (master, came) = {
+        let told = told.borrow();
+        let is_fresh = told.status.as_ref().is_some_and(|(_, at)| Time::now().since(*at) <= STATUS_AGE_MAX);
+        match &told.master {
+            Some(master) if !is_fresh => (master.clone(), told.status_came.clone()),
+            _ => return,
+        }
+    };
+    let came = came.notified();
+    if master.try_send(FromWorker::StatusWanted).is_ok() {
+        let _ = tokio::time::timeout(STATUS_WITHIN, came).await;
     }
 }
 
@@ -115,7 +147,7 @@ fn answer(request: &Request<Incoming>, told: &Told) -> Response<Full<Bytes>> {
 fn metrics(told: &Told) -> Response<Full<Bytes>> {
     let dropped = told.shared.as_ref().map_or_else(LogsDropped::default, |shared| shared.logs_dropped());
     let now = Time::now();
-    // The master reports changes only; what is up has aged since.
+    // What is up has aged since the master reported it.
     let report = told.status.as_ref().map(|(report, at)| Arc::new(report.clone().aged(now.since(*at))));
     let mut response = text(StatusCode::OK, told.metrics.render(report.as_ref(), dropped));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));

@@ -32,6 +32,8 @@ pub enum Command {
     Serve(Arc<Served>, Vec<(ServedListener, OwnedFd)>),
     /// Look at the backend table again.
     TableChanged,
+    /// Say [`Notice::Alive`].
+    Ping,
     /// Finish what is in progress until then, then end.
     Drain(Instant),
 }
@@ -41,6 +43,8 @@ pub enum Command {
 pub enum Notice {
     /// It serves the snapshot of this number.
     Serving(u64),
+    /// It came by: the answer to a ping.
+    Alive,
     /// It has drained and ended.
     Ended,
 }
@@ -133,6 +137,7 @@ async fn obey(thread: Rc<Thread>, mut commands: mpsc::UnboundedReceiver<Command>
                 let _ = notices.send((thread.index, Notice::Serving(number)));
             }
             Some(Command::TableChanged) => look_again(&thread),
+            Some(Command::Ping) => drop(notices.send((thread.index, Notice::Alive))),
             Some(Command::Drain(until)) => {
                 listening.clear();
                 return drain(&thread, until).await;

@@ -10,7 +10,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use crate::limits::ACKNOWLEDGE_TIMEOUT;
+use super::patience::{Due, Patience};
 use crate::link::{FromWorker, PACKET_BYTES_MAX, ToWorker};
 use crate::master::inbox::{Inbox, Input};
 use crate::master::packet;
@@ -24,6 +24,13 @@ pub struct Packet {
     pub message: ToWorker,
     /// Its descriptor.
     pub descriptor: Option<Arc<OwnedFd>>,
+}
+
+impl Packet {
+    /// A message without a descriptor.
+    fn bare(message: ToWorker) -> Self {
+        Self { message, descriptor: None }
+    }
 }
 
 /// What the task works on.
@@ -53,22 +60,21 @@ impl Link {
     async fn exchange(&mut self) -> io::Result<()> {
         let mut buffer = vec![0; PACKET_BYTES_MAX];
         let mut outgoing: Option<Packet> = None;
-        let mut expected: Option<(u64, Instant)> = None;
+        let mut patience = Patience::new();
         loop {
-            let overdue = expected.map(|(_, at)| at);
             tokio::select! {
+                // What the worker has said counts before what it has not said in time.
+                biased;
                 ready = self.socket.readable() => {
                     let mut ready = ready?;
                     match packet::receive(self.socket.get_ref(), &mut buffer) {
                         Ok((0, _)) => return Ok(()),
                         Ok((length, _)) => {
                             let message = serde_json::from_slice::<FromWorker>(&buffer[..length])?;
-                            if let (FromWorker::Serving { number }, Some((awaited, _))) = (&message, expected)
-                                && *number >= awaited
-                            {
-                                expected = None;
+                            patience.heard(&message, Instant::now());
+                            if message != FromWorker::Pong {
+                                self.tell(message).await;
                             }
-                            self.tell(message).await;
                         }
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
                         Err(error) => return Err(error),
@@ -76,43 +82,42 @@ impl Link {
                 }
                 packet = self.queue.recv(), if outgoing.is_none() => {
                     match packet {
-                        Some(packet) => outgoing = self.send(packet, &mut expected)?,
+                        Some(packet) => outgoing = self.send(packet, &mut patience)?,
                         // The master has let go of this worker.
                         None => return Ok(()),
                     }
                 }
                 () = self.table_changed.notified(), if outgoing.is_none() => {
-                    outgoing = self.send(Packet { message: ToWorker::TableChanged, descriptor: None }, &mut expected)?;
+                    outgoing = self.send(Packet::bare(ToWorker::TableChanged), &mut patience)?;
                 }
                 ready = self.socket.writable(), if outgoing.is_some() => {
                     let mut ready = ready?;
                     if let Some(packet) = outgoing.take() {
-                        outgoing = self.send(packet, &mut expected)?;
+                        outgoing = self.send(packet, &mut patience)?;
                         if outgoing.is_some() {
                             ready.clear_ready();
                         }
                     }
                 }
-                () = tokio::time::sleep_until(overdue.unwrap_or_else(Instant::now)), if overdue.is_some() => {
-                    let number = expected.map_or(0, |(number, _)| number);
-                    let why = format!("snapshot {number} not acknowledged after {} s", ACKNOWLEDGE_TIMEOUT.as_secs());
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+                () = tokio::time::sleep_until(patience.until()) => {
+                    match patience.at(Instant::now()) {
+                        Due::Nothing => {}
+                        Due::Ping if outgoing.is_some() => patience.blocked(Instant::now()),
+                        Due::Ping => outgoing = self.send(Packet::bare(ToWorker::Ping), &mut patience)?,
+                        Due::Lost(why) => return Err(io::Error::new(io::ErrorKind::TimedOut, why)),
+                    }
                 }
             }
         }
     }
 
     /// Sends, or gives the packet back when the worker does not keep up.
-    fn send(&self, packet: Packet, expected: &mut Option<(u64, Instant)>) -> io::Result<Option<Packet>> {
+    fn send(&self, packet: Packet, patience: &mut Patience) -> io::Result<Option<Packet>> {
         let bytes = serde_json::to_vec(&packet.message)?;
         let descriptor = packet.descriptor.as_ref().map(|descriptor| descriptor.as_fd());
         match packet::send(self.socket.get_ref(), &bytes, descriptor.as_slice()) {
             Ok(()) => {
-                if let ToWorker::Snapshot { number } = packet.message {
-                    // The first unanswered one sets the deadline, so that ever new ones do not move it.
-                    let at = expected.map_or_else(|| Instant::now() + ACKNOWLEDGE_TIMEOUT, |(_, at)| at);
-                    *expected = Some((number, at));
-                }
+                patience.sent(&packet.message, Instant::now());
                 Ok(None)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Some(packet)),

@@ -4,6 +4,7 @@
 //! still be ending beside it.
 
 pub mod link;
+mod patience;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

@@ -6,8 +6,10 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 
 use super::harness::*;
+use crate::control::protocol::StatusReport;
 use crate::link::{Attachment, FromWorker, ToWorker};
 use crate::snapshot::ServedListener;
+use crate::table::shared_memory;
 
 #[test]
 fn kept_connections_follow_the_next_snapshot() {
@@ -105,6 +107,48 @@ fn draining_worker_answers_the_first_request_of_a_connection_just_made() {
     assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
     worker.wait_for(|message| *message == FromWorker::Drained);
     worker.join();
+}
+
+#[test]
+fn pings_are_answered_while_requests_are_finished_too() {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let backend = Backend::start(move |_, mut stream| {
+        read_head(&mut stream);
+        wait.lock().unwrap().recv().unwrap();
+        answer(&mut stream, "late");
+    });
+    let worker = Harness::start(&[backend.address]);
+    worker.send(&ToWorker::Ping, None);
+    worker.wait_for(|message| *message == FromWorker::Pong);
+    let mut busy = worker.client();
+    std::io::Write::write_all(&mut busy.0, b"GET / HTTP/1.1\r\nhost: h\r\n\r\n").unwrap();
+    wait_until("the request is under way", || worker.active(0) == 1);
+    worker.send(&ToWorker::Drain { within_ms: 10_000 }, None);
+    worker.send(&ToWorker::Ping, None);
+    worker.wait_for(|message| *message == FromWorker::Pong);
+    go.send(()).unwrap();
+    assert_eq!(busy.answer(false).text(), "late");
+    worker.wait_for(|message| *message == FromWorker::Drained);
+    worker.join();
+}
+
+#[test]
+fn metrics_hold_what_the_master_knows_when_they_are_asked_for() {
+    let backend = Backend::echo("one");
+    let worker = Harness::start(&[backend.address]);
+    let metrics = TcpListener::bind("127.0.0.1:0").unwrap();
+    worker.attach(Attachment::Metrics, metrics.as_fd());
+    let mut scraper = Client(TcpStream::connect(metrics.local_addr().unwrap()).unwrap());
+    std::io::Write::write_all(&mut scraper.0, b"GET /metrics HTTP/1.1\r\nhost: m\r\n\r\n").unwrap();
+    worker.wait_for(|message| *message == FromWorker::StatusWanted);
+    let report = StatusReport { node: "edge-9".into(), ..StatusReport::default() };
+    let memory = shared_memory("status", 0).unwrap();
+    let mut file = std::fs::File::from(memory);
+    std::io::Write::write_all(&mut file, &serde_json::to_vec(&report).unwrap()).unwrap();
+    worker.send(&ToWorker::Status, Some(file.as_fd()));
+    let page = scraper.answer(false);
+    assert!(page.text().contains("lbctl_node{node=\"edge-9\"}"), "{}", page.text());
 }
 
 #[test]
