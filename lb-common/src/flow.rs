@@ -142,7 +142,7 @@ pub struct SynWindow {
 
 /// Key of `FRAGMENTS`: a datagram whose later fragments carry no ports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct FragmentKey {
     /// Source address.
     pub source: [u8; 16],
@@ -170,7 +170,7 @@ pub struct FragmentPorts {
 
 /// Key of `SOURCES`: a source whose new flows are counted; IPv6 with the last 8 bytes zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
-#[repr(C)]
+#[repr(C, align(4))]
 pub struct SourceKey {
     /// The address.
     pub address: [u8; 16],
@@ -204,7 +204,7 @@ pub struct Kept {
 
 /// Key of `QUIC_SERVERS`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct QuicServerKey {
     /// The server id, zero-padded at the end.
     pub id: [u8; 8],

@@ -1,22 +1,89 @@
-//! Which backend gets a flow that is not known.
+//! Which backend gets a flow that is not known: the one that its connection id or its client's address names, else that of its row.
 
-use crate::flow::FlowKey;
+use super::quic;
+use crate::flow::{FlowKey, Kept, SourceKey};
 use crate::hash;
-use crate::limits::{LOOKUP_TRIES_MAX, MARKS_MAX};
+use crate::limits::{LOOKUP_TRIES_MAX, MARKS_MAX, TOUCH_NS};
 use crate::lookup::{Head, LookupRow, NOBODY};
 use crate::packet::Frame;
 use crate::packet::parse::Packet;
 use crate::tables::Tables;
+use crate::vip::VipRow;
 
-/// The backend for a packet of no known flow: for one that opens a flow a backend that takes new ones, for a later one of TCP the
-/// backend that got the first. `place` says where in the table it is looked for.
+/// The backend for a packet of no known flow.
+#[inline(always)]
+pub fn backend<F: Frame, T: Tables>(
+    frame: &F,
+    tables: &T,
+    packet: &Packet,
+    vip: u32,
+    row: &VipRow,
+) -> Option<u32> {
+    if let Some(slot) = quic::server(frame, tables, packet, row)
+        && keeps(tables, slot)
+    {
+        return Some(slot as u32);
+    }
+    let seed = tables.settings().seed;
+    let source = SourceKey { address: packet.key.source, vip };
+    let mut place = hash::of_flow(&packet.key, seed);
+    if has_affinity(frame, row) {
+        if let Some(slot) = kept(frame, tables, packet, &source, row.affinity_ms) {
+            return Some(slot);
+        }
+        place = hash::of_source(&packet.key, seed);
+    }
+    let slot = by_place(frame, tables, row.table, packet, place)?;
+    if has_affinity(frame, row) {
+        keep(tables, &source, slot);
+    }
+    Some(slot)
+}
+
+#[inline(always)]
+fn has_affinity<F: Frame>(frame: &F, row: &VipRow) -> bool {
+    frame.settle(row.flags as usize, VipRow::AFFINITY as usize) != 0
+}
+
+/// The backend that the client's address has, if it may get this packet.
+#[inline(always)]
+fn kept<F: Frame, T: Tables>(
+    frame: &F,
+    tables: &T,
+    packet: &Packet,
+    source: &SourceKey,
+    affinity_ms: u32,
+) -> Option<u32> {
+    let kept = tables.kept(source)?;
+    let age_ns = tables.now_ns().saturating_sub(kept.seen_at_ns);
+    let backend = tables.backend(kept.slot)?;
+    let traffic = backend.traffic();
+    let may = if frame.is_set(packet.opens) { traffic.takes_new() } else { traffic as u32 != 0 };
+    if backend.instance != kept.instance || !may || age_ns / 1_000_000 > affinity_ms as u64 {
+        return None;
+    }
+    if age_ns > TOUCH_NS {
+        keep(tables, source, kept.slot);
+    }
+    Some(kept.slot)
+}
+
+#[inline(always)]
+fn keep<T: Tables>(tables: &T, source: &SourceKey, slot: u32) {
+    let Some(backend) = tables.backend(slot) else { return };
+    let kept = Kept { instance: backend.instance, seen_at_ns: tables.now_ns(), slot, zero: 0 };
+    tables.set_kept(source, &kept);
+}
+
+/// The backend of the row at `place`: for a packet that opens a flow one that takes new flows, for a later one of TCP the one that got
+/// the first.
 ///
 /// Between the first packet of a connection and the second, which is remembered, the table may change. So a row also has the
 /// backend of one generation before, which later packets are given to for some time after a change; and a first packet that
 /// did not follow what its row will say by then leaves a mark (see [`Marks`]). Nothing is kept for others, so a flood of SYNs
 /// takes no room from anybody.
 #[inline(always)]
-pub fn choose<F: Frame, T: Tables>(
+fn by_place<F: Frame, T: Tables>(
     frame: &F,
     tables: &T,
     table: u32,

@@ -13,6 +13,7 @@ pub mod known;
 pub mod limit;
 pub mod nat;
 pub mod new_flow;
+pub mod quic;
 pub mod vip;
 
 pub use known::known;

@@ -1,8 +1,7 @@
 //! The second stage: packets of no flow that is known. Finds the VIP, asks who may, chooses a backend, remembers.
 
-use super::choose::choose;
 use super::deliver::{Way, deliver};
-use super::{Stage, Step, drop, limit, vip};
+use super::{Stage, Step, choose, drop, limit, vip};
 use crate::flow::{Flow, HandOver};
 use crate::hash;
 use crate::packet::Frame;
@@ -59,8 +58,7 @@ fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T, packet: &Packet, vip: u
     if frame.is_set(packet.opens) && !limit::may_open(tables, vip, row, &packet.key.source) {
         return drop(tables, vip, Reason::SourceRate);
     }
-    let place = hash::of_flow(&packet.key, tables.settings().seed);
-    let Some(slot) = choose(frame, tables, row.table, packet, place) else {
+    let Some(slot) = choose::backend(frame, tables, packet, vip, row) else {
         return drop(tables, vip, Reason::NoBackend);
     };
     if is_nat(frame, row) {

@@ -172,8 +172,8 @@ fn behind_extensions<F: Frame>(frame: &F, first: u8, at: usize) -> Result<(u8, u
     }
 }
 
-/// More than six extension headers of the greatest length: no offset is changed by it.
-const OFFSET_MASK: usize = 0x7fff;
+/// No offset that can be right is changed by it, and whatever is read there begins where the verifier allows it (below 64 KiB).
+pub const OFFSET_MASK: usize = 0x7fff;
 
 #[inline(always)]
 fn transport<F: Frame>(frame: &F, network_at: usize, network: &Network) -> Result<Packet, Unparsed> {
