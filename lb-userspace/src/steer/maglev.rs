@@ -4,12 +4,13 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::net::{IpAddr, SocketAddr};
+
+use super::identity::mixed;
 
 /// A backend as the table sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// [`identity`] of its address; no two members have the same.
+    /// [`super::identity::of_backend`]; no two members have the same.
     pub identity: u64,
     /// Its share relative to the others, up to [`WEIGHT_MAX`]; 0 gets nothing.
     pub weight: u32,
@@ -19,16 +20,6 @@ pub struct Member {
 pub const NO_MEMBER: u16 = u16::MAX;
 /// The greatest weight that is told from a smaller one.
 pub const WEIGHT_MAX: u32 = 1 << 16;
-
-/// The same for an address on every node and in every version; not its place in a file nor its slot.
-pub fn identity(address: SocketAddr) -> u64 {
-    let ip = match address.ip() {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-        IpAddr::V6(v6) => v6,
-    };
-    let [high, low] = [u128::from(ip) >> 64, u128::from(ip)].map(|half| half as u64);
-    mixed(mixed(mixed(high) ^ low) ^ u64::from(address.port()))
-}
 
 /// For each row the index of a member; [`NO_MEMBER`] where none has weight. `rows` is a prime.
 ///
@@ -107,14 +98,6 @@ fn at(taken: u32, weight: u32) -> u64 {
 }
 
 const STEP_SEED: u64 = 0x6d61_676c_6576_2121;
-
-/// The finaliser of splitmix64 (Steele, Lea, Flood, OOPSLA 2014): every bit of the result hangs on every bit of `value`.
-const fn mixed(value: u64) -> u64 {
-    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    value ^ (value >> 31)
-}
 
 #[cfg(test)]
 mod tests;

@@ -2,4 +2,8 @@
 //!
 //! Pure. `master::steer` performs it and keeps it in the kernel.
 
+pub mod change;
+pub mod contents;
+pub mod identity;
 pub mod maglev;
+pub mod plan;
