@@ -8,6 +8,7 @@
 extern crate std;
 
 pub mod backend;
+pub mod capture;
 pub mod checksum;
 pub mod counter;
 pub mod exit;

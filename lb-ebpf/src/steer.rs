@@ -7,6 +7,7 @@
 mod steer {
     //! How the decisions of `lb_common::forward` reach packets and maps in the kernel.
 
+    pub mod capture;
     pub mod cookie;
     pub mod frame;
     pub mod maps;
@@ -18,12 +19,12 @@ use aya_ebpf::bindings::xdp_action::XDP_PASS;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use lb_common::forward;
-use steer::run::run;
+use steer::run::{begin, run};
 
 /// Attached to interfaces: what belongs to a flow that is known is sent on, the rest goes to the stage that knows more.
 #[xdp(frags)]
 pub fn steer(ctx: XdpContext) -> u32 {
-    run(ctx, forward::known)
+    begin(ctx, forward::known)
 }
 
 /// `Stage::New`.

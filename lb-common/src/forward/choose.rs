@@ -10,6 +10,23 @@ use crate::packet::parse::Packet;
 use crate::tables::Tables;
 use crate::vip::VipRow;
 
+/// Where a flow is looked for.
+pub struct Places {
+    flow: u64,
+    marks: Marks,
+}
+
+impl Places {
+    /// The places of the flow. Made before the ways part, so that the verifier goes through it once.
+    #[inline(always)]
+    pub fn of<F: Frame, T: Tables>(frame: &F, tables: &T, key: &FlowKey) -> Self {
+        let flow = hash::of_flow(key, tables.settings().seed);
+        let whole = hash::of_whole(key, flow);
+        let settle = |hash: u64| frame.settle(hash as usize, usize::MAX) as u64;
+        Self { flow: settle(flow), marks: Marks { hash: settle(whole) } }
+    }
+}
+
 /// The backend for a packet of no known flow.
 #[inline(always)]
 pub fn backend<F: Frame, T: Tables>(
@@ -18,22 +35,22 @@ pub fn backend<F: Frame, T: Tables>(
     packet: &Packet,
     vip: u32,
     row: &VipRow,
+    places: &Places,
 ) -> Option<u32> {
     if let Some(slot) = quic::server(frame, tables, packet, row)
         && keeps(tables, slot)
     {
         return Some(slot as u32);
     }
-    let seed = tables.settings().seed;
     let source = SourceKey { address: packet.key.source, vip };
-    let mut place = hash::of_flow(&packet.key, seed);
+    let mut place = places.flow;
     if has_affinity(frame, row) {
         if let Some(slot) = kept(frame, tables, packet, &source, row.affinity_ms) {
             return Some(slot);
         }
-        place = hash::of_source(&packet.key, seed);
+        place = hash::of_source(&packet.key, tables.settings().seed);
     }
-    let slot = by_place(frame, tables, row.table, packet, place)?;
+    let slot = by_place(frame, tables, row.table, packet, place, &places.marks)?;
     if has_affinity(frame, row) {
         keep(tables, &source, slot);
     }
@@ -89,12 +106,12 @@ fn by_place<F: Frame, T: Tables>(
     table: u32,
     packet: &Packet,
     place: u64,
+    marks: &Marks,
 ) -> Option<u32> {
     let head = tables.lookup_head(table)?;
     let row = tables.lookup_row(table, hash::row(place, head.rows))?;
-    let marks = Marks::of(&packet.key, place);
     if !frame.is_set(packet.opens)
-        && let Some(slot) = earlier(tables, &marks, &head, row)
+        && let Some(slot) = earlier(tables, marks, &head, row)
     {
         return Some(slot as u32);
     }
@@ -158,8 +175,7 @@ fn is_recent<T: Tables>(tables: &T, head: &Head) -> bool {
 
 /// Where a flow's mark would be, in an array without chains: 40 bits of the flow's hash, 8 of the generation, 16 of slot.
 struct Marks {
-    index: u32,
-    fingerprint: u64,
+    hash: u64,
 }
 
 impl Marks {
@@ -168,21 +184,21 @@ impl Marks {
     const GENERATIONS: u8 = 8;
 
     #[inline(always)]
-    fn of(key: &FlowKey, place: u64) -> Self {
-        let hash = hash::of_whole(key, place);
-        Self { index: hash as u32 & (MARKS_MAX - 1), fingerprint: hash & Self::FINGERPRINT }
-    }
-
-    #[inline(always)]
     fn set<T: Tables>(&self, tables: &T, generation: u32, slot: u16) {
-        tables.set_mark(self.index, self.fingerprint | (generation as u64 & 0xff) << 16 | slot as u64);
+        let mark = self.hash & Self::FINGERPRINT | (generation as u64 & 0xff) << 16 | slot as u64;
+        tables.set_mark(self.index(), mark);
     }
 
     #[inline(always)]
     fn get<T: Tables>(&self, tables: &T, generation: u32) -> Option<u16> {
-        let mark = tables.mark(self.index);
+        let mark = tables.mark(self.index());
         let age = (generation as u8).wrapping_sub((mark >> 16) as u8);
-        (mark & Self::FINGERPRINT == self.fingerprint && age < Self::GENERATIONS).then_some(mark as u16)
+        ((mark ^ self.hash) & Self::FINGERPRINT == 0 && age < Self::GENERATIONS).then_some(mark as u16)
+    }
+
+    #[inline(always)]
+    fn index(&self) -> u32 {
+        self.hash as u32 & (MARKS_MAX - 1)
     }
 }
 

@@ -1,6 +1,6 @@
 //! A packet with a backend that answers directly: rewritten, counted, out.
 
-use super::{Step, answered, drop};
+use super::{Step, answered};
 use crate::hash;
 use crate::hop::HopRow;
 use crate::packet::parse::Packet;
@@ -20,25 +20,31 @@ pub struct Way {
 }
 
 /// Sends the packet to the backend, by the mode that its row in `HOPS` has been made for.
+///
+/// # Errors
+/// Why it has to be dropped.
 #[inline(always)]
-pub fn deliver<F: Frame, T: Tables>(frame: &mut F, tables: &T, packet: &Packet, way: Way) -> Step {
-    let Some(hop) = tables.hop(way.slot) else { return drop(tables, way.vip, Reason::NoNextHop) };
+pub fn deliver<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    packet: &Packet,
+    way: Way,
+) -> Result<Step, Reason> {
+    let hop = tables.hop(way.slot).ok_or(Reason::NoNextHop)?;
     let interface = hop.interface;
     if interface == 0 {
-        return drop(tables, way.vip, Reason::NoNextHop);
+        return Err(Reason::NoNextHop);
     }
     if packet.ttl <= 1 {
-        return answered(tables, way.vip, way.slot, 0);
+        return Ok(answered(tables, way.vip, way.slot, 0));
     }
     let mtu = hop.mtu as usize;
     if packet.bytes + rewrite::overhead(hop) > mtu {
-        return answered(tables, way.vip, way.slot, mtu.saturating_sub(rewrite::overhead(hop)) as u32);
+        return Ok(answered(tables, way.vip, way.slot, mtu.saturating_sub(rewrite::overhead(hop)) as u32));
     }
-    if let Err(reason) = write(frame, tables, packet, hop) {
-        return drop(tables, way.vip, reason);
-    }
+    write(frame, tables, packet, hop)?;
     tables.count(way.vip, Some(way.slot), packet.bytes as u64, way.opens != 0);
-    Step::Done(leave(frame, interface))
+    Ok(Step::Done(leave(frame, interface)))
 }
 
 #[inline(always)]

@@ -55,10 +55,12 @@ fn direct<F: Frame, T: Tables>(frame: &mut F, tables: &T, packet: &Packet) -> Op
     } else {
         tables.touch_flow(&packet.key, flow, 0);
     }
-    if limit::is_denied(tables, &packet.key.source) {
-        return Some(drop(tables, vip, Reason::Denied));
-    }
-    Some(deliver(frame, tables, packet, Way { vip, slot, opens: 0 }))
+    let delivered = if limit::is_denied(tables, &packet.key.source) {
+        Err(Reason::Denied)
+    } else {
+        deliver(frame, tables, packet, Way { vip, slot, opens: 0 })
+    };
+    Some(delivered.unwrap_or_else(|reason| drop(tables, vip, reason)))
 }
 
 /// Whether the backend is what it was, and may keep what it has.

@@ -1,5 +1,6 @@
 //! The second stage: packets of no flow that is known. Finds the VIP, asks who may, chooses a backend, remembers.
 
+use super::choose::Places;
 use super::deliver::{Way, deliver};
 use super::{Stage, Step, choose, drop, limit, vip};
 use crate::flow::{Flow, HandOver};
@@ -22,16 +23,7 @@ pub fn new_flow<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
     };
     let Some(vip) = vip::of_packet(tables, &packet) else { return PASS };
     let Some(row) = tables.vip_row(vip) else { return PASS };
-    if limit::is_denied(tables, &packet.key.source) {
-        return drop(tables, vip, Reason::Denied);
-    }
-    if hash::halves(&packet.key.source) == hash::halves(&packet.key.target) {
-        return drop(tables, vip, Reason::LandAttack);
-    }
-    if matches!(Forward::from_raw(row.forward), Forward::Local) {
-        return PASS;
-    }
-    steer(frame, tables, &packet, vip, row)
+    steer(frame, tables, &packet, vip, row).unwrap_or_else(|reason| drop(tables, vip, reason))
 }
 
 /// Dropped where it is for a VIP's address.
@@ -45,24 +37,41 @@ fn malformed<F: Frame, T: Tables>(frame: &F, tables: &T, reason: Reason) -> Step
 }
 
 /// What opens a flow gets its backend here; of NAT also nothing else, since a later packet without a flow has none.
+///
+/// # Errors
+/// Why it has to be dropped.
 #[inline(always)]
-fn steer<F: Frame, T: Tables>(frame: &mut F, tables: &T, packet: &Packet, vip: u32, row: &VipRow) -> Step {
+fn steer<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    packet: &Packet,
+    vip: u32,
+    row: &VipRow,
+) -> Result<Step, Reason> {
+    if limit::is_denied(tables, &packet.key.source) {
+        return Err(Reason::Denied);
+    }
+    if hash::halves(&packet.key.source) == hash::halves(&packet.key.target) {
+        return Err(Reason::LandAttack);
+    }
+    if matches!(Forward::from_raw(row.forward), Forward::Local) {
+        return Ok(PASS);
+    }
+    let places = Places::of(frame, tables, &packet.key);
     if is_nat(frame, row) {
         if !frame.is_set(packet.opens) {
-            return handed_over(tables, vip, HandOver::NO_SLOT, Stage::Nat);
+            return Ok(handed_over(tables, vip, HandOver::NO_SLOT, Stage::Nat));
         }
         if packet.is_tcp() && limit::is_flooded(tables, vip, row) {
-            return handed_over(tables, vip, HandOver::NO_SLOT, Stage::Cookie);
+            return Ok(handed_over(tables, vip, HandOver::NO_SLOT, Stage::Cookie));
         }
     }
     if frame.is_set(packet.opens) && !limit::may_open(tables, vip, row, &packet.key.source) {
-        return drop(tables, vip, Reason::SourceRate);
+        return Err(Reason::SourceRate);
     }
-    let Some(slot) = choose::backend(frame, tables, packet, vip, row) else {
-        return drop(tables, vip, Reason::NoBackend);
-    };
+    let slot = choose::backend(frame, tables, packet, vip, row, &places).ok_or(Reason::NoBackend)?;
     if is_nat(frame, row) {
-        return handed_over(tables, vip, slot, Stage::Nat);
+        return Ok(handed_over(tables, vip, slot, Stage::Nat));
     }
     if !packet.is_bare_syn() && !packet.ends() {
         remember(tables, packet, vip, slot);

@@ -21,6 +21,8 @@ use lb_common::lookup::Line;
 use lb_common::verdict::Reason;
 use lb_common::vip::{PrefixKey, Settings, Spans, VipIndex, VipKey, VipRow};
 
+use super::capture::KeptFrame;
+
 /// The backend table, shared with the programs of the other object.
 #[map]
 pub static BACKENDS: Array<BackendRow> = Array::with_max_entries(BACKENDS_MAX, BPF_F_MMAPABLE);
@@ -120,3 +122,7 @@ pub static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::COU
 /// Captured frames.
 #[map]
 pub static CAPTURE: RingBuf = RingBuf::with_byte_size(CAPTURE_RING_BYTES, 0);
+
+/// The frame that a CPU is working on, where frames are captured.
+#[map]
+pub static KEPT_FRAME: PerCpuArray<KeptFrame> = PerCpuArray::with_max_entries(1, 0);

@@ -19,7 +19,7 @@ use lb_common::tables::Tables;
 use lb_common::verdict::Reason;
 use lb_common::vip::{PrefixKey, Settings, Spans, VipIndex, VipKey, VipRow};
 
-use super::{cookie, maps};
+use super::{capture, cookie, maps};
 
 /// The maps; each has been created with the program.
 pub struct KernelTables {
@@ -251,6 +251,9 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn count(&self, vip: u32, slot: Option<u32>, bytes: u64, is_new_flow: bool) {
+        if self.settings.captured_vip != 0 {
+            capture::note(vip, slot, None);
+        }
         add(&maps::VIP_COUNTS, vip, bytes, is_new_flow);
         if let Some(slot) = slot {
             add(&maps::BACKEND_COUNTS, slot, bytes, is_new_flow);
@@ -259,6 +262,11 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn count_reason(&self, vip: Option<u32>, reason: Reason) {
+        if self.settings.captured_vip != 0
+            && let Some(vip) = vip
+        {
+            capture::note(vip, None, Some(reason));
+        }
         if let Some(count) = maps::REASONS.get_ptr_mut(reason as u32) {
             // SAFETY: this CPU's own entry, valid while the program runs.
             unsafe { *count += 1 };
