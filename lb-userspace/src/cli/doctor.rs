@@ -9,13 +9,15 @@ use super::banner::capabilities;
 use super::commands::print;
 use super::diagnosis::{self, Finding};
 use super::exit::{CommandError, Exit};
-use super::host_reading;
+use super::{host_reading, steering_host};
 use crate::control::client::{Client, ClientError};
 use crate::control::protocol::{Answer, Capability, Command, StatusReport};
 
 /// What the master says.
 struct Patient {
     capabilities: Vec<Capability>,
+    /// Empty where there are no VIPs.
+    steering: Vec<Capability>,
     findings: Vec<Finding>,
 }
 
@@ -46,7 +48,13 @@ fn examine(run_dir: &Path) -> Result<Patient, CommandError> {
             Some(Answer::Failed { kind, message }) => return Err(CommandError::Refused { kind, message }),
             other => return Err(anyhow::anyhow!("the master answered status with {other:?}").into()),
         };
-    Ok(Patient { capabilities, findings: diagnosis::diagnose(&report) })
+    let steering = match Client::ask(run_dir, Command::Vips { names: Vec::new() })?.next_answer()? {
+        Some(Answer::Vips(vips)) if !vips.vips.is_empty() => {
+            steering_host::matrix(&vips, &host_reading::read_for_steering(&vips))
+        }
+        _ => Vec::new(),
+    };
+    Ok(Patient { capabilities, steering, findings: diagnosis::diagnose(&report) })
 }
 
 /// Tables for people.
@@ -57,6 +65,9 @@ fn as_text(host: &[Capability], patient: &Result<Patient, ClientError>, width: O
     match patient {
         Ok(patient) => {
             parts.push(section("the running master", &capabilities(&patient.capabilities, width)));
+            if !patient.steering.is_empty() {
+                parts.push(section("steering", &capabilities(&patient.steering, width)));
+            }
             parts.push(section("traffic", &diagnosis::findings(&patient.findings, width)));
         }
         Err(error) => parts.push(section("the running master", &error.to_string())),
@@ -70,7 +81,12 @@ fn as_json(host: &[Capability], patient: &Result<Patient, ClientError>) -> Strin
         Ok(patient) => {
             let finding = |each: &Finding| json!({"name": each.name, "why": each.why, "remedy": each.remedy});
             let findings: Vec<_> = patient.findings.iter().map(finding).collect();
-            json!({"host": host, "master": patient.capabilities, "findings": findings})
+            json!({
+                "host": host,
+                "master": patient.capabilities,
+                "steering": patient.steering,
+                "findings": findings
+            })
         }
         Err(error) => json!({"host": host, "master": null, "error": error.to_string()}),
     };
@@ -105,7 +121,11 @@ cannot reach the master at /run/lbctl/control.sock: is it running? start it with
     #[test]
     fn with_a_master_its_capabilities_and_findings_follow() {
         let finding = Finding { name: "docs:0".into(), why: "OUT".into(), remedy: "wait".into() };
-        let patient = Patient { capabilities: vec![capability(false)], findings: vec![finding] };
+        let patient = Patient {
+            capabilities: vec![capability(false)],
+            steering: vec![capability(true)],
+            findings: vec![finding],
+        };
         let text = as_text(&[capability(true)], &Ok(patient), None);
         let expect = "\
 this host, as this user
@@ -115,6 +135,10 @@ bpf   on     because
 the running master
 NAME  STATE  WHY      WHAT TO CHANGE
 bpf   off    because
+
+steering
+NAME  STATE  WHY      WHAT TO CHANGE
+bpf   on     because
 
 traffic
 NOT IN  WHY  WHAT TO DO

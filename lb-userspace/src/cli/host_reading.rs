@@ -1,12 +1,16 @@
 //! Reads the facts of [`Host`] from `/proc` and `/sys`. Changes nothing; what cannot be read is left as unknown.
 #![expect(clippy::disallowed_methods, reason = "the host's facts are read here, for `lbctl doctor`")]
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
 use rustix::process::{Resource, getrlimit};
 
+use super::ethtool;
 use super::host::Host;
+use super::steering_host::{Facts, SteeringHost};
+use crate::control::protocol::steering::{SteeredInterface, VipReport, VipStatus};
 
 /// The facts now.
 pub fn read() -> Host {
@@ -25,6 +29,42 @@ pub fn read() -> Host {
         local_ports: pair(&text("/proc/sys/net/ipv4/ip_local_port_range")),
         unprivileged_port_start: text("/proc/sys/net/ipv4/ip_unprivileged_port_start").trim().parse().ok(),
     }
+}
+
+/// The facts that matter to what is steered.
+pub fn read_for_steering(report: &VipReport) -> SteeringHost {
+    let facts = |interface: &SteeredInterface| Facts {
+        queues: receive_queues(&interface.name),
+        device: ethtool::read(&interface.name),
+    };
+    let strange = |vip: &&VipStatus| vip.forward == "local" && !has_address(&vip.address);
+    SteeringHost {
+        jit: text("/proc/sys/net/core/bpf_jit_enable").trim().parse().ok(),
+        ip_forward: text("/proc/sys/net/ipv4/ip_forward").trim().parse().ok().map(|on: u8| on != 0),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        interfaces: report.interfaces.iter().map(facts).collect(),
+        strange_addresses: report.vips.iter().filter(strange).map(|vip| vip.name.clone()).collect(),
+    }
+}
+
+fn receive_queues(interface: &str) -> usize {
+    let queues = std::fs::read_dir(Path::new("/sys/class/net").join(interface).join("queues"));
+    let is_receiving = |name: std::ffi::OsString| name.to_string_lossy().starts_with("rx-");
+    queues.map_or(0, |queues| queues.flatten().filter(|queue| is_receiving(queue.file_name())).count())
+}
+
+/// Whether this host has the (first) address of a VIP: only then can a socket be bound to it.
+fn has_address(vip: &str) -> bool {
+    first_address(vip).is_none_or(|address| std::net::UdpSocket::bind((address, 0)).is_ok())
+}
+
+/// The address of `203.0.113.10:443`, `[2001:db8::/64]:443`, `203.0.113.0/28`.
+fn first_address(vip: &str) -> Option<IpAddr> {
+    let host = match vip.strip_prefix('[') {
+        Some(rest) => rest.split(']').next()?,
+        None => vip.split(':').next()?,
+    };
+    host.split('/').next()?.parse().ok()
 }
 
 /// A small file; empty where it cannot be read.
@@ -71,6 +111,14 @@ mod tests {
     fn capabilities_are_read_as_bits() {
         assert_eq!(capabilities("Name:\tx\nCapEff:\t0000000000000400\n"), 0x400);
         assert_eq!(capabilities(""), 0);
+    }
+
+    #[test]
+    fn addresses_of_this_host_are_told_from_others() {
+        assert!(has_address("127.0.0.1:443"));
+        assert!(!has_address("203.0.113.10:443"));
+        assert_eq!(first_address("[2001:db8::/64]:443"), "2001:db8::".parse().ok());
+        assert_eq!(first_address("203.0.113.0/28"), "203.0.113.0".parse().ok());
     }
 
     #[test]

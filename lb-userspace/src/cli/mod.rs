@@ -11,6 +11,7 @@ mod columns;
 mod commands;
 mod diagnosis;
 mod doctor;
+mod ethtool;
 mod event_lines;
 mod host;
 mod host_reading;
@@ -18,6 +19,7 @@ mod output_lines;
 pub(crate) mod spans;
 mod status_table;
 mod steering;
+mod steering_host;
 mod up;
 
 use std::process::ExitCode;
