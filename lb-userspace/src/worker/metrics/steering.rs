@@ -31,8 +31,8 @@ pub fn encode(report: &VipReport, families: &mut Families<'_>) -> fmt::Result {
         })
     })?;
     families.gauge("steering_table_entries", "Entries of a table of flows.", |gauges| {
-        let counted = report.tables.iter().filter_map(|one| Some((one, one.entries?)));
-        counted.map(|(one, entries)| gauges.add(&[("table", &one.name)], entries as f64)).collect()
+        let mut counted = report.tables.iter().filter_map(|one| Some((one, one.entries?)));
+        counted.try_for_each(|(one, entries)| gauges.add(&[("table", &one.name)], entries as f64))
     })?;
     families.gauge("steering_table_entries_max", "Room of a table of flows.", |gauges| {
         report.tables.iter().try_for_each(|one| gauges.add(&[("table", &one.name)], one.entries_max as f64))
@@ -69,8 +69,8 @@ fn encode_vips(report: &VipReport, families: &mut Families<'_>) -> fmt::Result {
         })?;
     }
     families.gauge("vip_flows_known", "Translated flows that are known.", |gauges| {
-        let counted = vips.iter().filter_map(|one| Some((one, one.flows?)));
-        counted.map(|(one, flows)| gauges.add(&[("vip", &one.name)], flows as f64)).collect()
+        let mut counted = vips.iter().filter_map(|one| Some((one, one.flows?)));
+        counted.try_for_each(|(one, flows)| gauges.add(&[("vip", &one.name)], flows as f64))
     })?;
     families.gauge("vip_lookup_generation", "Changes of the VIP's lookup table.", |gauges| {
         vips.iter().try_for_each(|one| gauges.add(&[("vip", &one.name)], f64::from(one.generation)))
