@@ -24,7 +24,7 @@ pub struct HopRow {
     pub nat_ports: u16,
     /// The outer header with length, checksum and flow entropy still to be filled in; for GUE the UDP header is made from constants.
     pub outer: [u8; 40],
-    /// Sum of the 16-bit words of an outer IPv4 header as it stands, folded, not complemented.
+    /// Sum of the 16-bit words of an outer IPv4 header as it stands, read as the machine reads words, folded, not complemented.
     pub outer_sum: u16,
     /// GUE: destination port, network order.
     pub gue_port: [u8; 2],

@@ -114,3 +114,6 @@ pub fn answered<T: Tables>(tables: &T, vip: u32, slot: u32, mtu: u32) -> Step {
     tables.hand_over(HandOver { vip, slot, mtu, zero: 0 });
     Step::Next(Stage::Answer)
 }
+
+#[cfg(test)]
+mod tests;

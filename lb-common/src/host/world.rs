@@ -165,7 +165,7 @@ impl HopKind {
         };
         hop.outer[..outer.len()].copy_from_slice(&outer);
         hop.outer_bytes = outer.len() as u8;
-        hop.outer_sum = if outer.len() == 20 { internet_sum(&outer, 0) } else { 0 };
+        hop.outer_sum = if outer.len() == 20 { internet_sum(&outer, 0).to_be() } else { 0 };
         hop.gue_port = gue_port.to_be_bytes();
         let is_ipv4 = if outer.is_empty() { address.is_ipv4() } else { outer.len() == 20 };
         hop.link[..6].copy_from_slice(&[2, 0, 0, 0, 9, *address_bytes(address.ip()).last().unwrap_or(&0)]);

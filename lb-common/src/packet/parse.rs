@@ -235,3 +235,6 @@ fn udp<F: Frame>(frame: &F, at: usize, end: usize) -> Result<(u32, u8, u8), Unpa
     }
     Ok((header.ports, 0, 1))
 }
+
+#[cfg(test)]
+mod tests;

@@ -158,3 +158,6 @@ fn write_gue<F: Frame>(frame: &mut F, at: usize, packet: &Packet, hop: &HopRow, 
     let length = ((packet.bytes + udp::HEADER_BYTES) as u16).to_be();
     frame.write(at, udp::Header { ports, length, checksum: 0 })
 }
+
+#[cfg(test)]
+mod tests;
