@@ -10,6 +10,12 @@ pub const fn fold(sum: u32) -> u16 {
     ((once & 0xffff) + (once >> 16)) as u16
 }
 
+/// The checksum field for the sum of all that it covers, the field itself left out.
+#[inline(always)]
+pub const fn finish(sum: u32) -> u16 {
+    !fold(sum)
+}
+
 /// The sum of two bytes of a packet.
 #[inline(always)]
 pub const fn word(bytes: [u8; 2]) -> u32 {
@@ -25,9 +31,8 @@ pub const fn words_2(bytes: [u8; 4]) -> u32 {
 
 /// The sum of an address. An IPv4-mapped one is 0xffff more than the IPv4 address, which is the same in one's complement.
 #[inline(always)]
-pub const fn words_8(bytes: &[u8; 16]) -> u32 {
-    let both = u128::from_ne_bytes(*bytes);
-    let (low, high) = (both as u64, (both >> 64) as u64);
+pub fn words_8(bytes: &[u8; 16]) -> u32 {
+    let [low, high]: [u64; 2] = bytemuck::must_cast(*bytes);
     let low = (low & 0xffff) + ((low >> 16) & 0xffff) + ((low >> 32) & 0xffff) + (low >> 48);
     let high = (high & 0xffff) + ((high >> 16) & 0xffff) + ((high >> 32) & 0xffff) + (high >> 48);
     (low + high) as u32

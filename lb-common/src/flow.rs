@@ -35,17 +35,48 @@ impl FlowKey {
         ])
     }
 
+    /// The key of words as [`Self::new`] makes them.
+    #[inline(always)]
+    pub fn of_words(words: [u64; 5]) -> Self {
+        bytemuck::must_cast(words)
+    }
+
+    /// The key in words: of byte arrays the compiler makes loops (LLVM 22, BPF).
+    #[inline(always)]
+    pub fn words(&self) -> &KeyWords {
+        bytemuck::must_cast_ref(self)
+    }
+
     /// The key of the packets that answer.
     #[inline(always)]
-    pub const fn reversed(&self) -> Self {
-        Self {
-            source: self.target,
-            target: self.source,
-            source_port: self.target_port,
-            target_port: self.source_port,
-            protocol: self.protocol,
-            zero: [0; 3],
-        }
+    pub fn reversed(&self) -> Self {
+        let words = self.words();
+        let ports = words.target_port as u32 | (words.source_port as u32) << 16;
+        Self::new(words.target, words.source, ports, self.protocol)
+    }
+}
+
+/// A [`FlowKey`] in words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct KeyWords {
+    /// See [`FlowKey::source`], and so on.
+    pub source: [u64; 2],
+    /// Destination address.
+    pub target: [u64; 2],
+    /// Source port.
+    pub source_port: u16,
+    /// Destination port.
+    pub target_port: u16,
+    /// IP protocol number, then zeros.
+    pub protocol: u32,
+}
+
+impl KeyWords {
+    /// As the tables are asked.
+    #[inline(always)]
+    pub fn key(&self) -> &FlowKey {
+        bytemuck::must_cast_ref(self)
     }
 }
 
@@ -111,7 +142,61 @@ pub struct NatFlow {
     pub zero: [u8; 2],
 }
 
+/// A [`NatFlow`] in words, as it is made and copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct NatWords {
+    /// See [`NatFlow::source`], and so on.
+    pub source: [u64; 2],
+    /// New destination address.
+    pub target: [u64; 2],
+    /// New source port.
+    pub source_port: u16,
+    /// New destination port.
+    pub target_port: u16,
+    /// What the rewriting adds to the TCP or UDP checksum.
+    pub transport_delta: u16,
+    /// What it adds to that of IPv4.
+    pub network_delta: u16,
+    /// The backend's instance.
+    pub instance: u64,
+    /// When the last packet came.
+    pub seen_at_ns: u64,
+    /// The backend's row.
+    pub slot: u32,
+    /// Row in `VIP_ROWS`.
+    pub vip: u16,
+    /// [`NatFlow::TO_CLIENT`] and its neighbours.
+    pub flags: u16,
+    /// The interface that the client's packets come from.
+    pub interface: u32,
+    /// See [`NatFlow::sequence_delta`].
+    pub sequence_delta: u32,
+    /// The first eight bytes of [`NatFlow::link`].
+    pub link: u64,
+    /// The next four.
+    pub link_rest: u32,
+    /// The VLAN, in network order; 0: none.
+    pub vlan: u16,
+    /// Zero.
+    pub zero: u16,
+}
+
+impl NatWords {
+    /// As the tables hold it.
+    #[inline(always)]
+    pub fn flow(&self) -> &NatFlow {
+        bytemuck::must_cast_ref(self)
+    }
+}
+
 impl NatFlow {
+    /// The entry in words.
+    #[inline(always)]
+    pub fn words(&self) -> &NatWords {
+        bytemuck::must_cast_ref(self)
+    }
+
     /// The entry is of the direction backend → client.
     pub const TO_CLIENT: u16 = 1;
     /// The client's side has sent FIN.
@@ -124,6 +209,8 @@ impl NatFlow {
     pub const ANSWERED: u16 = 16;
     /// The handshake with the client was done by cookie; that with the backend is not finished.
     pub const COOKIE_OPENING: u16 = 32;
+    /// The handshake with the client was done by cookie: sequence numbers move by `sequence_delta`.
+    pub const SHIFTED: u16 = 64;
 }
 
 /// Row of the array `SYN_WINDOWS`: the SYNs to one VIP in a second and the one before.
@@ -231,6 +318,8 @@ pub struct HandOver {
 impl HandOver {
     /// No backend was chosen.
     pub const NO_SLOT: u32 = u32::MAX;
+    /// Which VIP it is for has not been asked.
+    pub const NO_VIP: u32 = u32::MAX;
 }
 
 const _: () = assert!(core::mem::size_of::<FlowKey>() == 40);

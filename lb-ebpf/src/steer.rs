@@ -19,48 +19,76 @@ use aya_ebpf::bindings::xdp_action::XDP_PASS;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use lb_common::forward;
-use steer::run::{begin, run};
+use steer::run::{capture, finish, open};
+
+/// Runs a stage on the packet. No function that takes a stage: the compiler does not inline what it is given there.
+macro_rules! run {
+    ($ctx:expr, $stage:path) => {{
+        let Some((mut frame, tables)) = open(&$ctx) else { return XDP_PASS };
+        let step = $stage(&mut frame, &tables);
+        finish(&$ctx, &tables, step)
+    }};
+}
 
 /// Attached to interfaces: what belongs to a flow that is known is sent on, the rest goes to the stage that knows more.
 #[xdp(frags)]
 pub fn steer(ctx: XdpContext) -> u32 {
-    begin(ctx, forward::known)
+    capture(&ctx);
+    run!(ctx, forward::known)
 }
 
 /// `Stage::New`.
 #[xdp(frags)]
 pub fn steer_new(ctx: XdpContext) -> u32 {
-    run(ctx, forward::new_flow)
+    run!(ctx, forward::new_flow)
 }
 
 /// `Stage::Nat`.
 #[xdp(frags)]
 pub fn steer_nat(ctx: XdpContext) -> u32 {
-    run(ctx, forward::nat::nat)
+    run!(ctx, forward::nat::nat)
 }
 
 /// `Stage::Icmp`.
 #[xdp(frags)]
 pub fn steer_icmp(ctx: XdpContext) -> u32 {
-    run(ctx, forward::icmp::icmp)
+    run!(ctx, forward::icmp::icmp)
 }
 
 /// `Stage::Fragment`.
 #[xdp(frags)]
 pub fn steer_fragment(ctx: XdpContext) -> u32 {
-    run(ctx, forward::fragment::fragment)
+    run!(ctx, forward::fragment::fragment)
 }
 
 /// `Stage::Cookie`.
 #[xdp(frags)]
 pub fn steer_cookie(ctx: XdpContext) -> u32 {
-    run(ctx, forward::cookie::cookie)
+    run!(ctx, forward::cookie::cookie)
 }
 
 /// `Stage::Answer`.
 #[xdp(frags)]
 pub fn steer_answer(ctx: XdpContext) -> u32 {
-    run(ctx, forward::answer::answer)
+    run!(ctx, forward::answer::answer)
+}
+
+/// `Stage::Open`.
+#[xdp(frags)]
+pub fn steer_open(ctx: XdpContext) -> u32 {
+    run!(ctx, forward::nat::open)
+}
+
+/// `Stage::IcmpDirect`.
+#[xdp(frags)]
+pub fn steer_icmp_direct(ctx: XdpContext) -> u32 {
+    run!(ctx, forward::icmp::icmp_direct)
+}
+
+/// `Stage::Beginning`.
+#[xdp(frags)]
+pub fn steer_beginning(ctx: XdpContext) -> u32 {
+    run!(ctx, forward::known::beginning)
 }
 
 /// Passes everything: what a veth's peer needs to have before frames can be sent back into it, and what the other programs'

@@ -1,12 +1,15 @@
 //! A packet with a backend that answers directly: rewritten, counted, out.
 
-use super::{Step, answered};
+use super::choose::{self, Places};
+use super::known::is_alive;
+use super::{Step, answered, vip};
 use crate::hash;
 use crate::hop::HopRow;
 use crate::packet::parse::Packet;
 use crate::packet::{Frame, rewrite};
 use crate::tables::Tables;
 use crate::verdict::{Reason, Verdict};
+use crate::vip::Forward;
 
 /// What is known of a flow when one of its packets is delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +20,27 @@ pub struct Way {
     pub slot: u32,
     /// 1 where the packet is the first of the flow, else 0.
     pub opens: u8,
+}
+
+impl Way {
+    /// For what follows a flow without being a packet that may open it: where the flow is known to go, or would. `None`: no backend answers
+    /// such packets directly.
+    #[inline(always)]
+    pub fn of_later<F: Frame, T: Tables>(frame: &F, tables: &T, packet: &Packet) -> Option<Self> {
+        if let Some(flow) = tables.flow(&packet.key)
+            && is_alive(tables, flow.slot, flow.instance)
+        {
+            return Some(Self { vip: flow.vip as u32, slot: flow.slot, opens: 0 });
+        }
+        let vip = vip::of_packet(tables, packet)?;
+        let row = tables.vip_row(vip)?;
+        if matches!(Forward::from_raw(row.forward), Forward::Local | Forward::Nat) {
+            return None;
+        }
+        let places = Places::of(frame, tables, &packet.key);
+        let slot = choose::backend(frame, tables, packet, vip, row, &places)?;
+        Some(Self { vip, slot, opens: 0 })
+    }
 }
 
 /// Sends the packet to the backend, by the mode that its row in `HOPS` has been made for.

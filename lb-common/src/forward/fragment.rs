@@ -1,11 +1,127 @@
-//! Stage `Fragment`: parts of datagrams, of which only the first has ports.
+//! Stage `Fragment`: parts of datagrams, of which only the first has ports. It leaves them for the others.
+//!
+//! A part that overtakes the first is dropped: it would have to wait somewhere, and whoever sends it sends the datagram again.
 
-use super::{Step, fault};
-use crate::packet::Frame;
+use super::deliver::{Way, deliver};
+use super::{Stage, Step, drop, limit, nat, vip};
+use crate::flow::{FragmentKey, FragmentPorts};
+use crate::packet::parse::{self, ICMP, ICMPV6, Network, Packet, Part, Unparsed, network, parse_beginning};
+use crate::packet::translate::Extent;
+use crate::packet::{Frame, tcp, udp};
 use crate::tables::Tables;
+use crate::verdict::{Reason, Verdict};
+use crate::vip::{Forward, Settings, VipIndex};
+
+const PASS: Step = Step::Done(Verdict::Pass);
+/// Parts come within this time of the first; as long as Linux waits for them (`net.ipv4.ipfrag_time`).
+const PARTS_NS: u64 = 30_000_000_000;
 
 /// The stage.
 #[inline(always)]
-pub fn fragment<F: Frame, T: Tables>(_frame: &mut F, tables: &T) -> Step {
-    Step::Done(fault(tables))
+pub fn fragment<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
+    let Ok(network) = network(frame) else { return PASS };
+    let network = network.joined(frame);
+    match (network.protocol, network.part) {
+        (ICMP | ICMPV6, Part::Whole) => Step::Next(Stage::Icmp),
+        (tcp::PROTOCOL | udp::PROTOCOL, Part::Later) => later(frame, tables, &network),
+        (tcp::PROTOCOL | udp::PROTOCOL, _) => first(frame, tables, &network),
+        _ => unknown(tables, &network.target()),
+    }
+}
+
+/// Remembers the ports of what is ours, then as any packet.
+#[inline(always)]
+fn first<F: Frame, T: Tables>(frame: &F, tables: &T, network: &Network) -> Step {
+    let packet = match parse_beginning(frame) {
+        Ok(packet) => packet,
+        Err(Unparsed::Fault(_)) => return Step::Next(Stage::New),
+        Err(_) => return PASS,
+    };
+    if !is_forwarded(tables, &packet) {
+        return PASS;
+    }
+    if matches!(network.part, Part::First) {
+        let ([a, b], [c, d]) = (packet.key.source_port, packet.key.target_port);
+        let ports = FragmentPorts { ports: [a, b, c, d], zero: [0; 4], seen_at_ns: tables.now_ns() };
+        tables.set_fragment(&key(network), &ports);
+    }
+    Step::Next(Stage::Beginning)
+}
+
+/// Whether it is for a VIP whose packets we forward, or a reply that we translate.
+#[inline(always)]
+fn is_forwarded<T: Tables>(tables: &T, packet: &Packet) -> bool {
+    match vip::of_packet(tables, packet) {
+        Some(vip) => !is_local(tables, vip),
+        None => tables.settings().flags & Settings::NAT != 0 && tables.nat(&packet.key).is_some(),
+    }
+}
+
+#[inline(always)]
+fn is_local<T: Tables>(tables: &T, vip: VipIndex) -> bool {
+    tables.vip_row(vip).is_none_or(|row| matches!(Forward::from_raw(row.forward), Forward::Local))
+}
+
+#[inline(always)]
+fn later<F: Frame, T: Tables>(frame: &mut F, tables: &T, network: &Network) -> Step {
+    let Some(first) = tables.fragment(&key(network)) else { return unknown(tables, &network.target()) };
+    if tables.now_ns().saturating_sub(first.seen_at_ns) > PARTS_NS {
+        return unknown(tables, &network.target());
+    }
+    if !frame.holds(network.network_at + network.bytes) {
+        return unknown(tables, &network.target());
+    }
+    let packet = with_ports(frame, network, u32::from_ne_bytes(first.ports));
+    let flags = tables.settings().flags;
+    if limit::is_denied(tables, &network.source()) {
+        return unknown(tables, &network.target());
+    }
+    if flags & Settings::NAT != 0
+        && let Some(step) = nat::related(frame, tables, &packet, Extent::Network)
+    {
+        return step;
+    }
+    if flags & Settings::DIRECT != 0
+        && let Some(way) = Way::of_later(frame, tables, &packet)
+    {
+        return deliver(frame, tables, &packet, way).unwrap_or_else(|reason| drop(tables, way.vip, reason));
+    }
+    unknown(tables, &network.target())
+}
+
+/// A part of a datagram that we know nothing of: not forwarded where it is for a VIP's address.
+#[inline(always)]
+fn unknown<T: Tables>(tables: &T, target: &[u8; 16]) -> Step {
+    match vip::of_address(tables, target) {
+        Some(vip) if !is_local(tables, vip) => drop(tables, vip, Reason::FragmentUnknown),
+        _ => PASS,
+    }
+}
+
+#[inline(always)]
+fn key(network: &Network) -> FragmentKey {
+    FragmentKey {
+        source: network.source(),
+        target: network.target(),
+        identification: network.identification,
+        protocol: network.protocol,
+        zero: [0; 3],
+    }
+}
+
+/// The part as a packet of its flow. What it has no header of, nobody reads or writes.
+#[inline(always)]
+fn with_ports<F: Frame>(frame: &F, network: &Network, ports: u32) -> Packet {
+    Packet {
+        key: parse::key(frame, network.source, network.target, ports, network.protocol),
+        network_at: network.network_at,
+        transport_at: network.transport_at,
+        bytes: network.bytes,
+        is_ipv6: network.is_ipv6,
+        // Not constants: the compiler would write both at once, where the verifier does not want it (LLVM 22: "misaligned stack access").
+        flags: frame.settle(0, 0xff) as u8,
+        opens: frame.settle(0, 1) as u8,
+        ttl: network.ttl,
+        traffic_class: network.traffic_class,
+    }
 }

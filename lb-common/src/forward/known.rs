@@ -5,7 +5,7 @@ use super::{Stage, Step, drop, limit, nat};
 use crate::backend::TrafficState;
 use crate::flow::Flow;
 use crate::packet::Frame;
-use crate::packet::parse::{Packet, Unparsed, parse};
+use crate::packet::parse::{Packet, Unparsed, parse, parse_beginning};
 use crate::tables::Tables;
 use crate::verdict::{Reason, Verdict};
 use crate::vip::Settings;
@@ -21,16 +21,30 @@ pub fn known<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
         // Whether it was for a VIP is found out there.
         Err(Unparsed::Fault(_)) => return Step::Next(Stage::New),
     };
+    of_packet(frame, tables, &packet)
+}
+
+/// The stage `Beginning`: as [`known`], for the first part of a datagram, whose ports have been remembered for the others.
+#[inline(always)]
+pub fn beginning<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
+    match parse_beginning(frame) {
+        Ok(packet) => of_packet(frame, tables, &packet),
+        Err(_) => Step::Done(Verdict::Pass),
+    }
+}
+
+#[inline(always)]
+fn of_packet<F: Frame, T: Tables>(frame: &mut F, tables: &T, packet: &Packet) -> Step {
     let flags = tables.settings().flags;
     if flags & Settings::NAT != 0
-        && let Some(step) = nat::known(frame, tables, &packet)
+        && let Some(step) = nat::known(frame, tables, packet)
     {
         return step;
     }
     // A SYN is of no flow yet.
     if flags & Settings::DIRECT != 0
         && !packet.is_bare_syn()
-        && let Some(step) = direct(frame, tables, &packet)
+        && let Some(step) = direct(frame, tables, packet)
     {
         return step;
     }

@@ -39,7 +39,7 @@ pub enum Step {
 pub enum Stage {
     /// [`new_flow()`]: no flow is known.
     New = 0,
-    /// [`nat::nat`]: [`HandOver`] has the VIP and, for a packet that opens a flow, the backend.
+    /// [`nat::nat`]: a packet of a translated flow that is not ordinary, or of none; [`HandOver`] has the VIP where it was asked for.
     Nat = 1,
     /// [`icmp::icmp`].
     Icmp = 2,
@@ -49,14 +49,29 @@ pub enum Stage {
     Cookie = 4,
     /// [`answer::answer`]: the packet cannot go on, and its sender should know. [`HandOver`] says why.
     Answer = 5,
+    /// [`nat::open`]: the first packet of a translated flow. [`HandOver`] has the VIP and the backend.
+    Open = 6,
+    /// [`icmp::icmp_direct`]: an ICMP error that is about no translated flow.
+    IcmpDirect = 7,
+    /// [`known::beginning`]: the first part of a datagram that is ours.
+    Beginning = 8,
 }
 
 impl Stage {
     /// Entries of the array.
-    pub const COUNT: u32 = 6;
+    pub const COUNT: u32 = 9;
     /// Every stage in order of its number.
-    pub const ALL: [Self; Self::COUNT as usize] =
-        [Self::New, Self::Nat, Self::Icmp, Self::Fragment, Self::Cookie, Self::Answer];
+    pub const ALL: [Self; Self::COUNT as usize] = [
+        Self::New,
+        Self::Nat,
+        Self::Icmp,
+        Self::Fragment,
+        Self::Cookie,
+        Self::Answer,
+        Self::Open,
+        Self::IcmpDirect,
+        Self::Beginning,
+    ];
 
     /// The kernel program that is this stage.
     pub const fn program(self) -> &'static str {
@@ -67,6 +82,9 @@ impl Stage {
             Self::Fragment => "steer_fragment",
             Self::Cookie => "steer_cookie",
             Self::Answer => "steer_answer",
+            Self::Open => "steer_open",
+            Self::IcmpDirect => "steer_icmp_direct",
+            Self::Beginning => "steer_beginning",
         }
     }
 }
@@ -89,6 +107,9 @@ pub fn forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
             Step::Next(Stage::Fragment) => fragment::fragment(frame, tables),
             Step::Next(Stage::Cookie) => cookie::cookie(frame, tables),
             Step::Next(Stage::Answer) => answer::answer(frame, tables),
+            Step::Next(Stage::Open) => nat::open(frame, tables),
+            Step::Next(Stage::IcmpDirect) => icmp::icmp_direct(frame, tables),
+            Step::Next(Stage::Beginning) => known::beginning(frame, tables),
         };
     }
     fault(tables)

@@ -6,7 +6,7 @@ use super::{Stage, Step, choose, drop, limit, vip};
 use crate::flow::{Flow, HandOver};
 use crate::hash;
 use crate::packet::Frame;
-use crate::packet::parse::{Packet, Unparsed, addresses, parse};
+use crate::packet::parse::{Packet, Unparsed, addresses, parse_beginning};
 use crate::tables::Tables;
 use crate::verdict::{Reason, Verdict};
 use crate::vip::{Forward, VipRow};
@@ -16,7 +16,7 @@ const PASS: Step = Step::Done(Verdict::Pass);
 /// The stage.
 #[inline(always)]
 pub fn new_flow<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
-    let packet = match parse(frame) {
+    let packet = match parse_beginning(frame) {
         Ok(packet) => packet,
         Err(Unparsed::Fault(reason)) => return malformed(frame, tables, reason),
         Err(_) => return PASS,
@@ -71,7 +71,7 @@ fn steer<F: Frame, T: Tables>(
     }
     let slot = choose::backend(frame, tables, packet, vip, row, &places).ok_or(Reason::NoBackend)?;
     if is_nat(frame, row) {
-        return Ok(handed_over(tables, vip, slot, Stage::Nat));
+        return Ok(handed_over(tables, vip, slot, Stage::Open));
     }
     if !packet.is_bare_syn() && !packet.ends() {
         remember(tables, packet, vip, slot);

@@ -5,6 +5,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::parse::Part;
 use crate::hash::halves;
 
 /// A header without its options.
@@ -37,8 +38,14 @@ pub struct Header {
 pub const HEADER_BYTES: usize = 20;
 /// Where the time to live is; the protocol follows, then the checksum.
 pub const TTL_AT: usize = 8;
-/// "More fragments follow" and the offset, in [`Header::fragment`].
-pub const FRAGMENT_MASK: u16 = 0x3fff;
+/// Where the checksum is.
+pub const CHECKSUM_AT: usize = 10;
+/// Where the source address is; the destination follows.
+pub const SOURCE_AT: usize = 12;
+/// The offset, in [`Header::fragment`].
+pub const OFFSET_MASK: u16 = 0x1fff;
+/// "More fragments follow", in [`Header::fragment`].
+pub const MORE_FRAGMENTS: u16 = 0x2000;
 /// "Do not fragment", in [`Header::fragment`].
 pub const DO_NOT_FRAGMENT: u16 = 0x4000;
 
@@ -55,10 +62,10 @@ impl Header {
         u16::from_be(self.total) as usize
     }
 
-    /// Whether it is part of a datagram that was cut.
+    /// How much of a datagram it is.
     #[inline(always)]
-    pub const fn is_fragment(&self) -> bool {
-        self.fragment & FRAGMENT_MASK.to_be() != 0
+    pub const fn part(&self) -> Part {
+        Part::of(self.fragment, OFFSET_MASK.to_be(), MORE_FRAGMENTS.to_be())
     }
 }
 

@@ -2,6 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::parse::Part;
+
 /// The fixed header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -24,6 +26,8 @@ pub struct Header {
 pub const HEADER_BYTES: usize = 40;
 /// Where the hop limit is.
 pub const HOPS_AT: usize = 7;
+/// Where the source address is; the destination follows.
+pub const SOURCE_AT: usize = 8;
 
 /// Hop-by-hop options.
 pub const HOP_BY_HOP: u8 = 0;
@@ -31,10 +35,34 @@ pub const HOP_BY_HOP: u8 = 0;
 pub const ROUTING: u8 = 43;
 /// Fragment header.
 pub const FRAGMENT: u8 = 44;
+/// Bytes of a fragment header.
+pub const FRAGMENT_BYTES: usize = 8;
 /// Authentication header.
 pub const AUTHENTICATION: u8 = 51;
 /// Destination options.
 pub const DESTINATION: u8 = 60;
+
+/// The header of a part of a datagram.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct FragmentHeader {
+    /// What follows.
+    pub next: u8,
+    /// Zero.
+    pub zero: u8,
+    /// The offset, and the flag that more parts follow.
+    pub fragment: u16,
+    /// Which datagram.
+    pub identification: [u8; 4],
+}
+
+impl FragmentHeader {
+    /// How much of a datagram it is.
+    #[inline(always)]
+    pub const fn part(&self) -> Part {
+        Part::of(self.fragment, 0xfff8_u16.to_be(), 1_u16.to_be())
+    }
+}
 
 impl Header {
     /// Bytes of this header and all that follows.
@@ -69,3 +97,4 @@ pub const fn extension_bytes(kind: u8, length: u8) -> usize {
 }
 
 const _: () = assert!(core::mem::size_of::<Header>() == HEADER_BYTES);
+const _: () = assert!(core::mem::size_of::<FragmentHeader>() == FRAGMENT_BYTES);

@@ -1,11 +1,14 @@
 //! Packets: how their bytes are reached, what is read from them, and what is written into them.
 
 pub mod ethernet;
+pub mod icmp;
 pub mod ipv4;
 pub mod ipv6;
 pub mod parse;
+pub mod quoted;
 pub mod rewrite;
 pub mod tcp;
+pub mod translate;
 pub mod udp;
 
 use bytemuck::Pod;

@@ -72,13 +72,39 @@ pub enum Unparsed {
 /// [`Unparsed`]: it is not a whole TCP or UDP packet.
 #[inline(always)]
 pub fn parse<F: Frame>(frame: &F) -> Result<Packet, Unparsed> {
+    let network = network(frame)?;
+    if !matches!(network.part, Part::Whole) {
+        return Err(Unparsed::Fragment);
+    }
+    transport(frame, &network, 0)
+}
+
+/// Reads a frame that may be the first part of a datagram as well.
+///
+/// # Errors
+/// [`Unparsed`]: it is not the beginning of a TCP or UDP packet.
+#[inline(always)]
+pub fn parse_beginning<F: Frame>(frame: &F) -> Result<Packet, Unparsed> {
+    let network = network(frame)?;
+    if matches!(network.part, Part::Later) {
+        return Err(Unparsed::Fragment);
+    }
+    let is_first = frame.settle(matches!(network.part, Part::First) as usize, 1) as u8;
+    transport(frame, &network, is_first)
+}
+
+/// Reads the IP header of a frame, whatever it carries.
+///
+/// # Errors
+/// [`Unparsed::Foreign`], [`Unparsed::Fault`].
+#[inline(always)]
+pub fn network<F: Frame>(frame: &F) -> Result<Network, Unparsed> {
     let (network_at, kind) = ethernet::network(frame).ok_or(Unparsed::Foreign)?;
-    let network = match kind {
-        ethernet::IPV4 => ipv4(frame, network_at)?,
-        ethernet::IPV6 => ipv6(frame, network_at)?,
-        _ => return Err(Unparsed::Foreign),
-    };
-    transport(frame, network_at, &network)
+    match kind {
+        ethernet::IPV4 => ipv4(frame, network_at),
+        ethernet::IPV6 => ipv6(frame, network_at),
+        _ => Err(Unparsed::Foreign),
+    }
 }
 
 /// Source and destination of an IP packet of which nothing else need be right, and where its header begins.
@@ -99,15 +125,81 @@ pub fn addresses<F: Frame>(frame: &F) -> Option<(usize, [u8; 16], [u8; 16])> {
 }
 
 /// What the network layer tells.
-struct Network {
-    source: [u64; 2],
-    target: [u64; 2],
-    transport_at: usize,
-    bytes: usize,
-    protocol: u8,
-    is_ipv6: bool,
-    ttl: u8,
-    traffic_class: u8,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// Source address.
+    pub source: [u64; 2],
+    /// Destination address.
+    pub target: [u64; 2],
+    /// Where the IP header begins.
+    pub network_at: usize,
+    /// Where what it carries begins.
+    pub transport_at: usize,
+    /// Bytes of the IP packet, its header included.
+    pub bytes: usize,
+    /// IP protocol number of what it carries.
+    pub protocol: u8,
+    /// 1 where it is IPv6, 0 where IPv4.
+    pub is_ipv6: u8,
+    /// Time to live, or hop limit.
+    pub ttl: u8,
+    /// DSCP and ECN.
+    pub traffic_class: u8,
+    /// How much of a datagram it is.
+    pub part: Part,
+    /// Which datagram it is a part of; of IPv4 in the last two bytes.
+    pub identification: [u8; 4],
+}
+
+impl Network {
+    /// The same, with the ways of both IPs joined (see [`Frame::settle`]).
+    #[inline(always)]
+    pub fn joined<F: Frame>(self, frame: &F) -> Self {
+        Self {
+            source: join(frame, self.source),
+            target: join(frame, self.target),
+            is_ipv6: frame.settle(self.is_ipv6 as usize, 1) as u8,
+            protocol: frame.settle(self.protocol as usize, 0xff) as u8,
+            ..self
+        }
+    }
+
+    /// The source address as tables hold it.
+    #[inline(always)]
+    pub fn source(&self) -> [u8; 16] {
+        bytemuck::must_cast(self.source)
+    }
+
+    /// The destination address as tables hold it.
+    #[inline(always)]
+    pub fn target(&self) -> [u8; 16] {
+        bytemuck::must_cast(self.target)
+    }
+}
+
+/// How much of a datagram a packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All.
+    Whole,
+    /// The beginning, with the ports.
+    First,
+    /// Another part, without ports.
+    Later,
+}
+
+impl Part {
+    /// From the word with the offset and the flag that more parts follow.
+    #[inline(always)]
+    pub const fn of(word: u16, offset_mask: u16, more_follow: u16) -> Self {
+        if word & (offset_mask | more_follow) == 0 {
+            Self::Whole
+        } else if word & offset_mask == 0 {
+            Self::First
+        } else {
+            Self::Later
+        }
+    }
 }
 
 #[inline(always)]
@@ -118,18 +210,19 @@ fn ipv4<F: Frame>(frame: &F, at: usize) -> Result<Network, Unparsed> {
     if header.version_words >> 4 != 4 || header_bytes < ipv4::HEADER_BYTES || bytes < header_bytes {
         return Err(Unparsed::Fault(Reason::BadIpHeader));
     }
-    if header.is_fragment() {
-        return Err(Unparsed::Fragment);
-    }
+    let [high, low] = header.identification.to_ne_bytes();
     Ok(Network {
         source: ipv4::mapped_halves(header.source),
         target: ipv4::mapped_halves(header.target),
-        transport_at: at + header_bytes,
+        network_at: at,
+        transport_at: frame.settle(at + header_bytes, OFFSET_MASK),
         bytes,
         protocol: header.protocol,
-        is_ipv6: false,
+        is_ipv6: 0,
         ttl: header.ttl,
         traffic_class: header.traffic_class,
+        part: header.part(),
+        identification: [0, 0, high, low],
     })
 }
 
@@ -139,22 +232,38 @@ fn ipv6<F: Frame>(frame: &F, at: usize) -> Result<Network, Unparsed> {
     if header.version() != 6 {
         return Err(Unparsed::Fault(Reason::BadIpHeader));
     }
-    let (protocol, transport_at) = behind_extensions(frame, header.next, at + ipv6::HEADER_BYTES)?;
+    let (mut protocol, mut transport_at) = behind_extensions(frame, header.next, at + ipv6::HEADER_BYTES)?;
+    let (mut part, mut identification) = (Part::Whole, [0; 4]);
+    if protocol == ipv6::FRAGMENT {
+        let fragment: ipv6::FragmentHeader =
+            frame.read(transport_at).ok_or(Unparsed::Fault(Reason::Truncated))?;
+        if ipv6::is_extension(fragment.next) || fragment.next == ipv6::FRAGMENT {
+            return Err(Unparsed::Fault(Reason::BadIpHeader));
+        }
+        (protocol, part, identification) = (fragment.next, fragment.part(), fragment.identification);
+        transport_at += ipv6::FRAGMENT_BYTES;
+    }
     Ok(Network {
         source: header.source,
         target: header.target,
-        transport_at,
+        network_at: at,
+        transport_at: frame.settle(transport_at, OFFSET_MASK),
         bytes: header.total_bytes(),
         protocol,
-        is_ipv6: true,
+        is_ipv6: 1,
         ttl: header.hops,
         traffic_class: header.traffic_class(),
+        part,
+        identification,
     })
 }
 
-/// What follows the extension headers, and where.
+/// What follows the extension headers, and where: a fragment header too.
+///
+/// # Errors
+/// [`Unparsed::Fault`].
 #[inline(always)]
-fn behind_extensions<F: Frame>(frame: &F, first: u8, at: usize) -> Result<(u8, usize), Unparsed> {
+pub fn behind_extensions<F: Frame>(frame: &F, first: u8, at: usize) -> Result<(u8, usize), Unparsed> {
     let (mut next, mut at) = (first, at);
     for _ in 0..EXTENSION_HEADERS_MAX {
         if !ipv6::is_extension(next) {
@@ -165,26 +274,23 @@ fn behind_extensions<F: Frame>(frame: &F, first: u8, at: usize) -> Result<(u8, u
         at = frame.settle(at + ipv6::extension_bytes(next, length), OFFSET_MASK);
         next = follows;
     }
-    match next {
-        ipv6::FRAGMENT => Err(Unparsed::Fragment),
-        _ if ipv6::is_extension(next) => Err(Unparsed::Fault(Reason::BadIpHeader)),
-        _ => Ok((next, at)),
-    }
+    if ipv6::is_extension(next) { Err(Unparsed::Fault(Reason::BadIpHeader)) } else { Ok((next, at)) }
 }
 
 /// No offset that can be right is changed by it, and whatever is read there begins where the verifier allows it (below 64 KiB).
 pub const OFFSET_MASK: usize = 0x7fff;
 
+/// `is_first` is 1 where it is the first part of a datagram, whose length says more than the part holds; else 0.
 #[inline(always)]
-fn transport<F: Frame>(frame: &F, network_at: usize, network: &Network) -> Result<Packet, Unparsed> {
+fn transport<F: Frame>(frame: &F, network: &Network, is_first: u8) -> Result<Packet, Unparsed> {
     // Here the ways of both IPs join, and below those of both transports (see `settle`).
     let (source, target) = (join(frame, network.source), join(frame, network.target));
     let is_ipv6 = frame.settle(network.is_ipv6 as usize, 1) as u8;
-    let transport_at = frame.settle(network.transport_at, OFFSET_MASK);
+    let (network_at, transport_at) = (network.network_at, network.transport_at);
     let end = network_at + network.bytes;
     let (ports, flags, opens) = match network.protocol {
         tcp::PROTOCOL => tcp(frame, transport_at, end)?,
-        udp::PROTOCOL => udp(frame, transport_at, end)?,
+        udp::PROTOCOL => udp(frame, transport_at, end + ((is_first as usize) << 16))?,
         ICMP | ICMPV6 => return Err(Unparsed::Icmp),
         _ => return Err(Unparsed::Foreign),
     };
@@ -195,7 +301,7 @@ fn transport<F: Frame>(frame: &F, network_at: usize, network: &Network) -> Resul
         return Err(Unparsed::Fault(Reason::Truncated));
     }
     Ok(Packet {
-        key: FlowKey::new(source, target, ports, protocol),
+        key: key(frame, source, target, ports, protocol),
         network_at,
         transport_at,
         bytes: network.bytes,
@@ -205,6 +311,14 @@ fn transport<F: Frame>(frame: &F, network_at: usize, network: &Network) -> Resul
         ttl: network.ttl,
         traffic_class: network.traffic_class,
     })
+}
+
+/// The key, of whose last word the compiler must not know that its end is zero: it would write that in pieces, and the verifier does not
+/// want pieces that are not aligned (LLVM 22: "misaligned stack access").
+#[inline(always)]
+pub fn key<F: Frame>(frame: &F, source: [u64; 2], target: [u64; 2], ports: u32, protocol: u8) -> FlowKey {
+    let last = frame.settle(ports as usize | (protocol as usize) << 32, usize::MAX) as u64;
+    FlowKey::of_words([source[0], source[1], target[0], target[1], last])
 }
 
 #[inline(always)]

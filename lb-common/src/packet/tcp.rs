@@ -30,6 +30,10 @@ pub const PROTOCOL: u8 = 6;
 pub const HEADER_BYTES: usize = 20;
 /// Where the checksum is.
 pub const CHECKSUM_AT: usize = 16;
+/// Where the sequence number is.
+pub const SEQUENCE_AT: usize = 4;
+/// Where the acknowledgement number is.
+pub const ACKNOWLEDGEMENT_AT: usize = 8;
 
 /// No more data from the sender.
 pub const FIN: u8 = 1;

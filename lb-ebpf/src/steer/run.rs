@@ -11,34 +11,28 @@ use super::frame::XdpFrame;
 use super::maps::{PORTS, STAGES};
 use super::tables::KernelTables;
 
-/// Runs the first stage on the packet; see [`run`].
+/// Keeps what may be captured of the packet as it came; see [`capture::keep`].
 #[inline(always)]
-pub fn begin(ctx: XdpContext, stage: impl FnOnce(&mut XdpFrame, &KernelTables) -> Step) -> u32 {
-    let Some(tables) = KernelTables::open() else { return XDP_PASS };
-    if tables.settings().captured_vip != 0 {
+pub fn capture(ctx: &XdpContext) {
+    if KernelTables::open().is_some_and(|tables| tables.settings().captured_vip != 0) {
         capture::keep(ctx.ctx, &XdpFrame::new(ctx.ctx));
     }
-    run_with(ctx, &tables, stage)
 }
 
-/// Runs a stage on the packet; does what it decides, or goes on to the stage that it names.
+/// The packet and the maps, as a stage sees them. `None` only for the verifier.
 #[inline(always)]
-pub fn run(ctx: XdpContext, stage: impl FnOnce(&mut XdpFrame, &KernelTables) -> Step) -> u32 {
-    let Some(tables) = KernelTables::open() else { return XDP_PASS };
-    run_with(ctx, &tables, stage)
+pub fn open(ctx: &XdpContext) -> Option<(XdpFrame, KernelTables)> {
+    Some((XdpFrame::new(ctx.ctx), KernelTables::open()?))
 }
 
+/// Does what a stage decided, or goes on to the stage that it names.
 #[inline(always)]
-fn run_with(
-    ctx: XdpContext,
-    tables: &KernelTables,
-    stage: impl FnOnce(&mut XdpFrame, &KernelTables) -> Step,
-) -> u32 {
-    match stage(&mut XdpFrame::new(ctx.ctx), tables) {
+pub fn finish(ctx: &XdpContext, tables: &KernelTables, step: Step) -> u32 {
+    match step {
         Step::Done(verdict) => action(tables, verdict),
         Step::Next(stage) => {
             // SAFETY: the context is this program's own. Returns only when there is no program.
-            unsafe { STAGES.tail_call(&ctx, stage as u32) };
+            unsafe { STAGES.tail_call(ctx, stage as u32) };
             action(tables, fault(tables))
         }
     }

@@ -1,0 +1,404 @@
+//! Translated flows, frame by frame.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::vec::Vec;
+
+use proptest::prelude::*;
+
+use crate::backend::TrafficState;
+use crate::flow::{FlowKey, NatFlow};
+use crate::forward::forward;
+use crate::host::{Body, HopKind, HostFrame, HostTables, Memory, Packet, World, address_bytes, verify};
+use crate::verdict::{Reason, Verdict};
+use crate::vip::{Forward, VipRow};
+
+const OUTSIDE: u32 = 1;
+const INSIDE: u32 = 2;
+const SYN: u8 = Packet::SYN;
+const ACK: u8 = Packet::ACK;
+const FIN: u8 = Packet::FIN;
+const RST: u8 = Packet::RST;
+
+/// A node with one VIP for TCP and UDP, and the ends of its conversations.
+struct Lab {
+    tables: HostTables,
+    client: SocketAddr,
+    vip: SocketAddr,
+    ours: SocketAddr,
+    backends: Vec<SocketAddr>,
+}
+
+impl Lab {
+    fn v4() -> Self {
+        Self::new("192.0.2.1:5555", "203.0.113.10:443", "10.0.0.1:40000", ["10.0.0.7:8443", "10.0.0.8:8443"])
+    }
+
+    fn v6() -> Self {
+        let backends = ["[fd00::7]:8443", "[fd00::8]:8443"];
+        Self::new("[2001:db8::1]:5555", "[2001:db8:1::a]:443", "[fd00::1]:40000", backends)
+    }
+
+    fn new(client: &str, vip: &str, ours: &str, backends: [&str; 2]) -> Self {
+        let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        let (client, vip, ours) = (address(client), address(vip), address(ours));
+        let backends = backends.map(address);
+        let mut world = World::default();
+        for backend in backends {
+            let mut hop = HopKind::Plain.hop(INSIDE, backend);
+            hop.nat_source = address_bytes(ours.ip());
+            hop.nat_port_first = ours.port();
+            hop.nat_ports = 1000;
+            world.add_backend(hop);
+        }
+        let table = world.add_table(1, &[0]);
+        world.add_vip(vip, 6, Forward::Nat, table);
+        world.add_vip(vip, 17, Forward::Nat, table);
+        let mut tables = HostTables::new(world);
+        tables.now_ns = 1_000_000_000;
+        Self { tables, client, vip, ours, backends: backends.to_vec() }
+    }
+
+    fn keep_client(mut self) -> Self {
+        for row in &mut self.tables.world.vip_rows {
+            row.flags |= VipRow::KEEP_CLIENT;
+        }
+        self
+    }
+
+    fn run(&mut self, frame: &[u8], ingress: u32) -> (Verdict, Vec<u8>) {
+        self.tables.settle();
+        let mut frame = HostFrame::new(frame, ingress);
+        let verdict = forward(&mut frame, &self.tables);
+        if matches!(verdict, Verdict::Transmit | Verdict::Redirect(_)) {
+            verify(frame.as_slice()).unwrap_or_else(|fault| panic!("{fault}: {:02x?}", frame.as_slice()));
+        }
+        (verdict, frame.as_slice().to_vec())
+    }
+
+    fn client_sends(&mut self, flags: u8) -> (Verdict, Vec<u8>) {
+        self.run(&Packet::tcp(self.client, self.vip, flags, b"").frame(), OUTSIDE)
+    }
+
+    fn datagram(&mut self) -> (Verdict, Vec<u8>) {
+        self.run(&Packet::udp(self.client, self.vip, b"question").frame(), OUTSIDE)
+    }
+
+    /// From the backend to whoever wrote to it last.
+    fn backend_sends(&mut self, port: u16, flags: u8) -> (Verdict, Vec<u8>) {
+        let keeps = self.tables.world.vip_rows[0].flags & VipRow::KEEP_CLIENT != 0;
+        let ours = if keeps { self.client } else { SocketAddr::new(self.ours.ip(), port) };
+        self.run(&Packet::tcp(self.backends[0], ours, flags, b"").frame(), INSIDE)
+    }
+
+    /// A connection whose handshake is done; returns our port.
+    fn connect(&mut self) -> u16 {
+        let (verdict, frame) = self.client_sends(SYN);
+        assert_eq!(verdict, Verdict::Redirect(INSIDE));
+        let port = ports(&frame)[0];
+        assert_eq!(self.backend_sends(port, SYN | ACK).0, Verdict::Redirect(OUTSIDE));
+        assert_eq!(self.client_sends(ACK).0, Verdict::Redirect(INSIDE));
+        port
+    }
+
+    fn client_entry(&self) -> Option<NatFlow> {
+        self.tables.nat.get(&self.client_key(6)).copied()
+    }
+
+    fn client_key(&self, protocol: u8) -> FlowKey {
+        key(self.client, self.vip, protocol)
+    }
+}
+
+fn key(source: SocketAddr, target: SocketAddr, protocol: u8) -> FlowKey {
+    FlowKey {
+        source: address_bytes(source.ip()),
+        target: address_bytes(target.ip()),
+        source_port: source.port().to_be_bytes(),
+        target_port: target.port().to_be_bytes(),
+        protocol,
+        zero: [0; 3],
+    }
+}
+
+/// Ports of a frame without tags and options.
+fn ports(frame: &[u8]) -> [u16; 2] {
+    let at = if frame[12..14] == [8, 0] { 34 } else { 54 };
+    [0, 2].map(|offset| u16::from_be_bytes([frame[at + offset], frame[at + offset + 1]]))
+}
+
+/// The frame that arrives when `packet` was rewritten to go between these ends over this link.
+fn expected(packet: &Packet, source: SocketAddr, target: SocketAddr, link: &[u8]) -> Vec<u8> {
+    let mut packet = packet.clone();
+    (packet.source, packet.target) = (source.ip(), target.ip());
+    match &mut packet.body {
+        Body::Tcp { ports, .. } | Body::Udp { ports, .. } => *ports = [source.port(), target.port()],
+        _ => panic!("no ports"),
+    }
+    packet.ttl -= 1;
+    packet.vlans.clear();
+    let mut frame = packet.frame();
+    frame[..12].copy_from_slice(&link[..12]);
+    frame
+}
+
+#[test]
+fn packet_is_as_if_the_other_end_had_written_it() {
+    for mut lab in [Lab::v4(), Lab::v6(), Lab::v4().keep_client(), Lab::v6().keep_client()] {
+        let port = lab.connect();
+        let keeps = port == lab.client.port();
+        let ours = if keeps { lab.client } else { SocketAddr::new(lab.ours.ip(), port) };
+        let hop = lab.tables.world.hops[0];
+        let mut question = Packet::tcp(lab.client, lab.vip, ACK | Packet::PSH, b"a question");
+        question.options = if lab.client.is_ipv4() { std::vec![1, 1, 1, 1] } else { std::vec![] };
+        let (verdict, frame) = lab.run(&question.frame(), OUTSIDE);
+        assert_eq!(verdict, Verdict::Redirect(INSIDE));
+        assert_eq!(frame, expected(&question, ours, lab.backends[0], &hop.link));
+
+        let answer = Packet::tcp(lab.backends[0], ours, ACK, b"an answer!!");
+        let (verdict, frame) = lab.run(&answer.frame(), INSIDE);
+        assert_eq!(verdict, Verdict::Redirect(OUTSIDE));
+        let back: Vec<u8> = [question.link[1], question.link[0]].concat();
+        assert_eq!(frame, expected(&answer, lab.vip, lab.client, &back));
+        assert!(lab.tables.half_open.is_empty() && lab.tables.nat.len() == 2);
+    }
+}
+
+#[test]
+fn flow_is_half_open_until_the_client_acknowledges_an_answer() {
+    let mut lab = Lab::v4();
+    let port = ports(&lab.client_sends(SYN).1)[0];
+    assert_eq!((lab.tables.half_open.len(), lab.tables.nat.len()), (2, 0));
+    assert_eq!(ports(&lab.client_sends(SYN).1)[0], port, "a repeated SYN takes no second port");
+    assert_eq!(lab.client_sends(ACK).0, Verdict::Drop(Reason::UnknownFlow), "the backend has not answered");
+    assert_eq!(lab.backend_sends(port, SYN | ACK).0, Verdict::Redirect(OUTSIDE));
+    assert_eq!((lab.tables.half_open.len(), lab.tables.nat.len()), (2, 0));
+    assert_eq!(lab.client_sends(ACK).0, Verdict::Redirect(INSIDE));
+    assert_eq!((lab.tables.half_open.len(), lab.tables.nat.len()), (0, 2));
+    assert_eq!(lab.tables.vip_count(0).flows, 1);
+}
+
+#[test]
+fn refused_handshake_leaves_nothing() {
+    let mut lab = Lab::v4();
+    let port = ports(&lab.client_sends(SYN).1)[0];
+    assert_eq!(lab.backend_sends(port, RST | ACK).0, Verdict::Redirect(OUTSIDE));
+    assert!(lab.tables.half_open.is_empty() && lab.tables.nat.is_empty());
+    lab.client_sends(SYN);
+    assert_eq!(lab.client_sends(RST).0, Verdict::Redirect(INSIDE));
+    assert!(lab.tables.half_open.is_empty() && lab.tables.nat.is_empty());
+}
+
+#[test]
+fn packets_of_no_flow_are_dropped_at_a_vip_and_passed_elsewhere() {
+    let mut lab = Lab::v4();
+    for flags in [ACK, FIN | ACK, RST, SYN | ACK] {
+        assert_eq!(lab.client_sends(flags).0, Verdict::Drop(Reason::UnknownFlow), "flags {flags}");
+        assert_eq!(lab.backend_sends(40_001, flags).0, Verdict::Pass, "flags {flags}");
+    }
+    assert!(lab.tables.half_open.is_empty() && lab.tables.nat.is_empty());
+}
+
+#[test]
+fn both_ends_or_a_reset_finish_a_flow_and_a_syn_begins_another() {
+    let mut lab = Lab::v4();
+    let port = lab.connect();
+    lab.client_sends(FIN | ACK);
+    assert_eq!(lab.client_sends(SYN).0, Verdict::Redirect(INSIDE));
+    assert_eq!(lab.tables.nat.len(), 2, "one end has finished: the SYN is the backend's to refuse");
+    lab.backend_sends(port, FIN | ACK);
+    assert_eq!(lab.client_sends(ACK).0, Verdict::Redirect(INSIDE), "the last acknowledgement passes");
+    let entry = lab.client_entry().expect("the flow is kept until it is idle");
+    assert_eq!(entry.flags, NatFlow::CLIENT_FINISHED | NatFlow::BACKEND_FINISHED);
+    assert_eq!(lab.client_sends(SYN).0, Verdict::Redirect(INSIDE));
+    assert_eq!((lab.tables.half_open.len(), lab.tables.nat.len()), (2, 0), "a SYN begins anew");
+
+    let port = lab.connect();
+    lab.backend_sends(port, RST);
+    let entry = lab.client_entry().expect("the flow is kept until it is idle");
+    assert_eq!(entry.flags, NatFlow::RESET);
+    lab.client_sends(SYN);
+    assert_eq!((lab.tables.half_open.len(), lab.tables.nat.len()), (2, 0));
+}
+
+#[test]
+fn dead_backend_ends_tcp_and_moves_udp() {
+    let mut lab = Lab::v4();
+    lab.connect();
+    assert_eq!(lab.datagram().0, Verdict::Redirect(INSIDE));
+    lab.tables.world.set_state(0, TrafficState::Draining);
+    assert_eq!(lab.client_sends(ACK).0, Verdict::Redirect(INSIDE), "a draining backend keeps its flows");
+    lab.tables.world.set_state(0, TrafficState::Out);
+    let now_ns = lab.tables.now_ns;
+    lab.tables.world.next_generation(0, &[1], now_ns);
+    assert_eq!(lab.client_sends(ACK).0, Verdict::Drop(Reason::UnknownFlow));
+    assert_eq!(lab.tables.nat.len(), 2, "the datagrams' entries are left");
+    let (verdict, frame) = lab.datagram();
+    assert_eq!(verdict, Verdict::Redirect(INSIDE));
+    assert_eq!(frame[30..34], [10, 0, 0, 8]);
+    assert_eq!(lab.tables.nat.len(), 2);
+}
+
+#[test]
+fn half_open_flow_of_a_dead_backend_gets_another() {
+    let mut lab = Lab::v4();
+    lab.client_sends(SYN);
+    lab.tables.world.set_state(0, TrafficState::Out);
+    let now_ns = lab.tables.now_ns;
+    lab.tables.world.next_generation(0, &[1], now_ns);
+    assert_eq!(lab.client_sends(SYN).1[30..34], [10, 0, 0, 8]);
+    assert_eq!(lab.tables.half_open.len(), 2);
+}
+
+#[test]
+fn ports_are_exhausted_cleanly_and_free_again_when_forgotten() {
+    for protocol in [6, 17] {
+        let mut lab = Lab::v4();
+        lab.tables.world.hops[0].nat_ports = 5;
+        let mut seen = HashSet::new();
+        let open = |lab: &mut Lab, port: u16| {
+            lab.client.set_port(port);
+            let (verdict, frame) = if protocol == 6 { lab.client_sends(SYN) } else { lab.datagram() };
+            (verdict, ports(&frame)[0])
+        };
+        for port in 1000..1005 {
+            let (verdict, given) = open(&mut lab, port);
+            assert_eq!(verdict, Verdict::Redirect(INSIDE));
+            assert!((40_000..40_005).contains(&given) && seen.insert(given), "port {given}");
+        }
+        let entries = lab.tables.nat.len() + lab.tables.half_open.len();
+        assert_eq!(open(&mut lab, 1005).0, Verdict::Drop(Reason::NatPortsExhausted));
+        assert_eq!(lab.tables.nat.len() + lab.tables.half_open.len(), entries);
+
+        lab.client.set_port(1002);
+        let gone = lab.client_key(protocol);
+        let table = if protocol == 6 { &lab.tables.half_open } else { &lab.tables.nat };
+        let other = super::entry::other_key(table.get(&gone).expect("an entry"), protocol);
+        assert!(table.remove(&gone) && table.remove(&other));
+        let (verdict, given) = open(&mut lab, 1006);
+        assert_eq!((verdict, given), (Verdict::Redirect(INSIDE), u16::from_be_bytes(other.target_port)));
+    }
+}
+
+#[test]
+fn full_table_refuses_and_keeps_no_half_of_a_flow() {
+    for room in [0, 1, 2, 3] {
+        let mut lab = Lab::v4();
+        lab.tables.nat = Memory::refusing(room);
+        let fits = if room < 2 { Verdict::Drop(Reason::NatTableFull) } else { Verdict::Redirect(INSIDE) };
+        assert_eq!(lab.datagram().0, fits);
+        lab.client.set_port(5556);
+        assert_eq!(lab.datagram().0, Verdict::Drop(Reason::NatTableFull));
+        assert_eq!(lab.tables.nat.len() as u32, room / 2 * 2);
+
+        let mut lab = Lab::v4();
+        lab.tables.nat = Memory::refusing(room);
+        let port = ports(&lab.client_sends(SYN).1)[0];
+        lab.backend_sends(port, SYN | ACK);
+        assert_eq!(lab.client_sends(ACK).0, fits);
+        assert_eq!(lab.tables.nat.len() as u32, room / 2 * 2);
+    }
+}
+
+#[test]
+fn evicted_half_of_a_handshake_is_no_flow() {
+    let mut lab = Lab::v4();
+    let port = ports(&lab.client_sends(SYN).1)[0];
+    lab.backend_sends(port, SYN | ACK);
+    let replies = key(lab.backends[0], SocketAddr::new(lab.ours.ip(), port), 6);
+    let other = NatFlow { target_port: [9, 9], ..*lab.tables.half_open.get(&replies).expect("an entry") };
+    assert!(lab.tables.half_open.set(&replies, other), "another client has the port by now");
+    assert_eq!(lab.client_sends(ACK).0, Verdict::Drop(Reason::UnknownFlow));
+    assert!(lab.tables.nat.is_empty());
+    assert!(lab.tables.half_open.remove(&replies));
+    assert_eq!(lab.client_sends(ACK).0, Verdict::Drop(Reason::UnknownFlow));
+}
+
+#[test]
+fn replies_follow_the_client_to_another_link() {
+    let mut lab = Lab::v4();
+    let port = lab.connect();
+    let mut moved = Packet::tcp(lab.client, lab.vip, ACK, b"");
+    moved.link[1] = [2, 0, 0, 0, 0, 77];
+    moved.vlans = std::vec![300];
+    assert_eq!(lab.run(&moved.frame(), 9).0, Verdict::Redirect(INSIDE));
+    let (verdict, frame) = lab.backend_sends(port, ACK);
+    assert_eq!(verdict, Verdict::Redirect(9));
+    assert_eq!(frame[..18], [2, 0, 0, 0, 0, 77, 2, 0, 0, 0, 0, 1, 0x81, 0, 1, 0x2c, 8, 0]);
+}
+
+#[test]
+fn client_that_is_kept_may_come_back_to_the_end_it_had() {
+    let mut lab = Lab::v4().keep_client();
+    lab.client_sends(SYN);
+    let mine = lab.client_key(6);
+    assert!(lab.tables.half_open.remove(&mine), "evicted; the entry of the replies is left");
+    assert_eq!(lab.client_sends(SYN).0, Verdict::Redirect(INSIDE));
+    assert_eq!(lab.tables.half_open.len(), 2);
+}
+
+#[test]
+fn datagram_without_checksum_keeps_none() {
+    let mut lab = Lab::v4();
+    let mut question = Packet::udp(lab.client, lab.vip, b"question");
+    let Body::Udp { has_checksum, .. } = &mut question.body else { panic!("a datagram") };
+    *has_checksum = false;
+    let (verdict, frame) = lab.run(&question.frame(), OUTSIDE);
+    assert_eq!((verdict, &frame[40..42]), (Verdict::Redirect(INSIDE), &[0, 0][..]));
+}
+
+proptest! {
+    #[test]
+    fn translated_and_back_is_the_same(
+        source: u16, address: [u8; 4], payload: Vec<u8>, is_tcp: bool, keeps: bool, is_v6: bool,
+    ) {
+        prop_assume!(source != 0 && payload.len() < 1000);
+        let mut lab = if is_v6 { Lab::v6() } else { Lab::v4() };
+        if keeps {
+            lab = lab.keep_client();
+        }
+        let mut octets = address_bytes(lab.client.ip());
+        octets[12..].copy_from_slice(&address);
+        let ip = std::net::Ipv6Addr::from(octets);
+        lab.client = SocketAddr::new(ip.to_ipv4_mapped().map_or(ip.into(), Into::into), source);
+        prop_assume!(lab.client.ip() != lab.vip.ip());
+        let packet = if is_tcp {
+            lab.connect();
+            Packet::tcp(lab.client, lab.vip, ACK, &payload)
+        } else {
+            Packet::udp(lab.client, lab.vip, &payload)
+        };
+        let (_, there) = lab.run(&packet.frame(), OUTSIDE);
+        // The same bytes with the ends exchanged, as an echo of the backend: same checksum, so no need to sum anew.
+        let mut echo = there.clone();
+        let (network, length) = if is_v6 { (22, 16) } else { (26, 4) };
+        for at in 0..length {
+            echo.swap(network + at, network + length + at);
+        }
+        let transport = network + 2 * length;
+        for at in 0..2 {
+            echo.swap(transport + at, transport + 2 + at);
+        }
+        let (verdict, back) = lab.run(&echo, INSIDE);
+        prop_assert_eq!(verdict, Verdict::Redirect(OUTSIDE));
+        let mut twice_aged = packet.clone();
+        twice_aged.ttl -= 2;
+        (twice_aged.source, twice_aged.target) = (lab.vip.ip(), lab.client.ip());
+        let (Body::Tcp { ports, .. } | Body::Udp { ports, .. }) = &mut twice_aged.body else { panic!("ports") };
+        ports.swap(0, 1);
+        twice_aged.link.swap(0, 1);
+        prop_assert_eq!(back, twice_aged.frame());
+    }
+
+    #[test]
+    fn no_two_flows_share_a_port(flows in prop::collection::hash_set((any::<u16>(), any::<bool>()), 1..300)) {
+        let mut lab = Lab::v4();
+        let mut taken = HashSet::new();
+        for (port, is_tcp) in flows {
+            lab.client.set_port(port);
+            let (verdict, frame) = if is_tcp { lab.client_sends(SYN) } else { lab.datagram() };
+            prop_assert_eq!(verdict, Verdict::Redirect(INSIDE));
+            prop_assert!(taken.insert((is_tcp, ports(&frame)[0])), "port {} twice", ports(&frame)[0]);
+        }
+    }
+}
