@@ -4,12 +4,16 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use lb_common::limits::SHORT_CUT_BYTES_MAX;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::LocalSet;
 
 use crate::http1;
 
+/// How many messages there are for each large one.
+const LARGE_ONE_IN: u32 = 1000;
+const LARGE_BYTES_MAX: usize = 3 * SHORT_CUT_BYTES_MAX as usize;
 /// Longest wait for one answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
@@ -85,9 +89,10 @@ async fn connection(plan: EchoPlan, number: u64) -> anyhow::Result<u64> {
     Ok(total)
 }
 
-/// Mostly small, sometimes larger than any socket buffer's first segment; sizes spread evenly over powers of two.
+/// Mostly small, sometimes larger than any socket buffer's first segment; sizes spread evenly over powers of two. A few are larger than
+/// what the short-cut holds, so that bytes change between it and TCP.
 fn body(random: &mut fastrand::Rng) -> Vec<u8> {
-    let limit = 1 << random.u32(0..=15);
+    let limit = if random.u32(..LARGE_ONE_IN) == 0 { LARGE_BYTES_MAX } else { 1 << random.u32(0..=15) };
     let size = random.usize(0..=limit);
     let mut body = vec![0; size];
     random.fill(&mut body);
