@@ -8,7 +8,8 @@ use lb_tests::lab::steer::Mode;
 use lb_tests::lab::{Arms, Plan};
 use lb_tests::scenario::vip_load::LoadPlan;
 use lb_tests::scenario::{
-    freeze, idle, kill, l4_nft, short_cut, transfer, vip_change, vip_flood, vip_modes, websocket, worker_kill,
+    freeze, idle, kill, l4_nft, peers, short_cut, transfer, vip_change, vip_flood, vip_modes, websocket,
+    worker_kill,
 };
 
 /// Measures lbctl, and fails when a figure misses its target.
@@ -55,6 +56,18 @@ enum Bench {
         /// How often.
         #[arg(long, default_value_t = 10)]
         kills: u64,
+    },
+    /// The HTTP proxy against nginx and HAProxy with the same features, each on core 0, in turns.
+    Peers {
+        /// Turns of each.
+        #[arg(long, default_value_t = 7)]
+        rounds: usize,
+        /// Length of a turn.
+        #[arg(long, default_value_t = 3)]
+        seconds: u64,
+        /// Clients at once.
+        #[arg(long, default_value_t = 32)]
+        connections: usize,
     },
     /// The short-cut on against off, in turns; then byte-exactness with it on.
     ShortCut {
@@ -141,6 +154,9 @@ fn main() -> anyhow::Result<()> {
         Bench::Freeze => freeze(),
         Bench::Websocket { count } => websocket(count),
         Bench::WorkerKill { kills } => worker_kill(kills),
+        Bench::Peers { rounds, seconds, connections } => {
+            compare_peers(rounds, Duration::from_secs(seconds), connections)
+        }
         Bench::ShortCut { pairs, seconds, messages, seed } => {
             short_cut(pairs, Duration::from_secs(seconds), messages, seed)
         }
@@ -218,8 +234,17 @@ fn worker_kill(kills: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn compare_peers(rounds: usize, time: Duration, connections: usize) -> anyhow::Result<()> {
+    for bytes in [128, 64 * 1024] {
+        println!("{connections} connections, answers of {bytes} bytes");
+        peers::run(peers::PeersPlan { rounds, time, connections, bytes })?.print();
+    }
+    Ok(())
+}
+
 fn short_cut(pairs: usize, time: Duration, messages: u64, seed: u64) -> anyhow::Result<()> {
-    for (connections, path) in [(16, "/"), (4, "/bytes?n=1048576")] {
+    let cases = [(16, "/"), (16, "/bytes?n=65536"), (4, "/bytes?n=1048576"), (2, "/bytes?n=16777216")];
+    for (connections, path) in cases {
         println!("{connections} connections, GET {path}");
         short_cut::compare(pairs, time, connections, path)?.print();
     }

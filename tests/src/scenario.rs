@@ -5,6 +5,7 @@ pub mod freeze;
 pub mod idle;
 pub mod kill;
 pub mod l4_nft;
+pub mod peers;
 pub mod short_cut;
 pub mod transfer;
 pub mod vip_change;
