@@ -5,7 +5,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::model::{Address, Balance, Dependency, ProbeKind, ProgramAddress, User};
+use crate::config::model::steering::{
+    FlowRate, Forward, Mode, NatSource, PortRange, Quic, VipProtocol, XdpMode,
+};
+use crate::config::model::{Address, Balance, Dependency, ProbeKind, ProgramAddress, Switch, User};
 
 /// The example of the documentation without what is not implemented yet.
 const EXAMPLE: &str = include_str!("example.toml");
@@ -147,6 +150,79 @@ fn what_only_root_can_do_is_a_warning_for_others() {
         "[node]: lbctl runs as uid 1000 and cannot start a process as user \"www\"",
         "port 80 can be bound by root only",
         "program \"other\": lbctl runs as uid 1000 and cannot start a process as user \"www\"",
+    ];
+    assert_eq!(messages, expect);
+}
+
+fn load_elsewhere(text: &str) -> Loaded {
+    let mut collection = Collection::default();
+    collection.add_main("lb.toml", text.to_owned(), Path::new("/"));
+    collection.finish(&Unprivileged).unwrap()
+}
+
+#[test]
+fn vips_are_read_as_written() {
+    let loaded = load_elsewhere(include_str!("vips.toml"));
+    assert!(loaded.warnings.is_empty(), "{}", loaded.warnings.render(false, 160));
+    let steering = loaded.model.steering;
+    assert_eq!((steering.xdp, steering.xdp_mode), (Switch::On, XdpMode::Native));
+    assert_eq!((steering.lookup_rows, steering.flows, steering.vips_outlive), (16_381, 4096, true));
+    let networks =
+        |texts: &[&str]| -> Vec<ipnet::IpNet> { texts.iter().map(|it| it.parse().unwrap()).collect() };
+    assert_eq!(steering.guard.deny, networks(&["10.0.0.0/8", "198.51.100.0/24", "2001:db8:bad::/48"]));
+    assert_eq!(steering.guard.allow, networks(&["10.1.0.0/16"]));
+    let names: Vec<&str> = steering.vips.iter().map(|vip| vip.name.as_str()).collect();
+    let expect = [
+        "web",
+        "203.0.113.10:443/udp",
+        "203.0.113.16/28:8000-8999",
+        "[2001:db8::1]:443",
+        "203.0.113.11",
+        "192.0.2.1:80",
+        "203.0.113.12:5000-5999/udp",
+    ];
+    assert_eq!(names, expect);
+    let remote = |upstream: &str, mode: Mode| Forward::Remote { upstream: upstream.to_owned(), mode };
+    let ports = PortRange::new(20_000, 29_999).unwrap();
+    assert_eq!(steering.vips[0].forward, remote("tls", Mode::Nat(NatSource::Node { ports })));
+    let rate = FlowRate { per_source: 100.try_into().unwrap(), burst: 200.try_into().unwrap() };
+    assert_eq!(
+        (steering.vips[0].new_flows, steering.vips[0].persistence),
+        (Some(rate), Some(Duration::from_secs(600)))
+    );
+    assert_eq!(steering.vips[0].protocol, VipProtocol::Tcp { syn_rate: Some(5000.try_into().unwrap()) });
+    let quic = Some(Quic { server_id_bytes: 4, configuration: 0 });
+    assert_eq!(steering.vips[1].protocol, VipProtocol::Udp { idle_timeout: Duration::from_secs(120), quic });
+    assert_eq!(steering.vips[1].forward, remote("quic", Mode::L2Dsr));
+    assert_eq!(loaded.model.upstreams["quic"].backends[0].server_id, [0x0a, 0x1b, 0x2c, 0x3d]);
+    assert_eq!(steering.vips[2].forward, remote("tunnel", Mode::IpIp(None)));
+    let source = Some("2001:db8:2::1".parse().unwrap());
+    assert_eq!(steering.vips[3].forward, remote("gue", Mode::Gue { source, port: 9886 }));
+    assert!(steering.vips[4].address.ports.is_every());
+    assert_eq!(steering.vips[4].forward, remote("clients", Mode::Nat(NatSource::Client)));
+    assert_eq!(steering.vips[5].forward, Forward::Local { upstream: Some("app".to_owned()) });
+    assert_eq!(steering.vips[6].forward, remote("clients", Mode::Nat(NatSource::Client)));
+}
+
+#[test]
+fn a_vip_that_this_machine_would_not_like_is_warned_of() {
+    let text = "[kernel]\nlookup_rows = 251\n\
+                [[vip]]\naddress = \"192.0.2.0/28\"\ninterface = \"eth9\"\nupstream = \"u\"\nforward = \"nat\"\n\
+                ports = \"30000-40000\"\n\
+                [[vip]]\naddress = \"203.0.113.1:80\"\ninterface = \"eth0\"\nforward = \"local\"\n\
+                [[listener]]\nname = \"web\"\nbind = [\"192.0.2.1:8080\"]\n\
+                [[route]]\nlistener = \"web\"\nupstream = \"u\"\n\
+                [upstream.u]\nbackends = [{ address = \"198.51.100.1:80\" }, { address = \"198.51.100.2:80\" }, \
+                { address = \"198.51.100.3:80\" }]\n";
+    let warnings = load_elsewhere(text).warnings;
+    let messages: Vec<String> = warnings.entries().into_iter().map(|entry| entry.message).collect();
+    let expect = [
+        "upstream \"u\" of vip \"192.0.2.0/28\" has 3 backends, and 251 rows share badly among them",
+        "vip \"192.0.2.0/28\" takes every tcp packet to 192.0.2.1, an address of this machine: SSH too",
+        "vip \"192.0.2.0/28\": this machine has no interface \"eth9\"",
+        "vip \"192.0.2.0/28\": ports 30000-40000 overlap those of connections of this machine, 32768-60999",
+        "vip \"203.0.113.1:80\" is local, and 203.0.113.1 is no address of this machine",
+        "listener \"web\" hears nothing from eth9: vip \"192.0.2.0/28\" takes the packets to 192.0.2.1:8080",
     ];
     assert_eq!(messages, expect);
 }

@@ -1,7 +1,6 @@
 //! `[guard]` → model: two lists of networks, one of which may come from a file.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use ipnet::IpNet;
 use lb_common::limits::GUARDED_NETWORKS_MAX;
@@ -65,21 +64,21 @@ fn check_both(
 }
 
 fn deny_file(field: &Field<String>, context: &mut Context<'_>) -> Vec<IpNet> {
-    let Some(place) = field.located().map(|located| located.place) else { return Vec::new() };
+    let Some(written) = field.located() else { return Vec::new() };
     let Some(path) = context.path(field) else { return Vec::new() };
     match context.system.text(&path) {
-        Ok(text) => listed(&text, &path, place, context),
+        Ok(text) => listed(&text, written, context),
         Err(error) => {
-            let message = format!("[guard]: deny_file {} cannot be read: {error}", path.display());
-            let hint = "create it with one network per line, or leave the key out";
-            context.push(Problem::error(place, message, "cannot be read", hint));
+            let message = format!("[guard]: deny_file {} cannot be read: {error}", written.value);
+            let hint = "create it with one network per line, or leave the key out; a path is relative to the file that names it";
+            context.push(Problem::error(written.place, message, "cannot be read", hint));
             Vec::new()
         }
     }
 }
 
 /// The networks in a file: one per line, `#` begins a comment.
-fn listed(text: &str, path: &Path, place: Place, context: &mut Context<'_>) -> Vec<IpNet> {
+fn listed(text: &str, file: &Located<String>, context: &mut Context<'_>) -> Vec<IpNet> {
     let mut networks = Vec::new();
     let mut mistakes = 0;
     for (index, line) in text.lines().enumerate() {
@@ -93,16 +92,16 @@ fn listed(text: &str, path: &Path, place: Place, context: &mut Context<'_>) -> V
                 mistakes += 1;
                 if mistakes <= FILE_MISTAKES_MAX {
                     let message =
-                        format!("{}:{}: {} is not a network", path.display(), index + 1, quote(network));
-                    context.push(Problem::error(place, message, "in this file", refusal.hint));
+                        format!("{}:{}: {} is not a network", file.value, index + 1, quote(network));
+                    context.push(Problem::error(file.place, message, "in this file", refusal.hint));
                 }
             }
         }
     }
     if mistakes > FILE_MISTAKES_MAX {
-        let message = format!("{}: {mistakes} lines are no networks", path.display());
+        let message = format!("{}: {mistakes} lines are no networks", file.value);
         let hint = "write one network per line, such as \"10.0.0.0/8\"; # begins a comment";
-        context.push(Problem::error(place, message, "is this the file that was meant?", hint));
+        context.push(Problem::error(file.place, message, "is this the file that was meant?", hint));
     }
     networks
 }

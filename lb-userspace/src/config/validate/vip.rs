@@ -63,14 +63,14 @@ fn vip<'a>(
     let address = section.address.located();
     let protocol = section.protocol.or(ProtocolWord::Tcp);
     let name = section.name.get().map(|name| name.0.clone());
-    let name = name.or_else(|| Some(default_name(&address?.value, protocol))).unwrap_or_default();
-    let owner = format!("vip \"{name}\"");
+    let name = name.or_else(|| Some(default_name(&address?.value, protocol)));
+    let owner = name.as_ref().map_or("vip".to_owned(), |name| format!("vip \"{name}\""));
     let forward = forward(&owner, located, known, context);
     only_with_protocol(&owner, section, protocol, context);
     let protocol = vip_protocol(section, protocol);
     let persistence = persistence(&owner, section, context);
     let vip = Vip {
-        name,
+        name: name?,
         address: address?.value,
         protocol,
         interface: section.interface.get()?.0.clone(),

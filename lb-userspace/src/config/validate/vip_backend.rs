@@ -53,7 +53,7 @@ impl Asked<'_> {
 
     fn unix_socket(&self, place: Place) -> Problem {
         let message = format!(
-            "upstream \"{}\" of vip \"{}\" has a unix socket, where no packet gets to",
+            "upstream \"{}\" of vip \"{}\" has a unix socket, which no packet reaches",
             self.upstream, self.vip.name
         );
         let hint = "write the backend's IP address, or forward = \"local\" and a listener that routes to it";

@@ -33,12 +33,12 @@ fn check_amounts(vips: &[Written<'_>], context: &mut Context<'_>) {
 }
 
 fn check_names(vips: &[Written<'_>], context: &mut Context<'_>) {
-    let mut seen: BTreeMap<&str, Place> = BTreeMap::new();
-    for written in vips {
-        // Two default names that are the same are two addresses that are, which is said better elsewhere.
-        if let Some(name) = written.section.name.located() {
-            context.unique("vip", &name.value.0, name.place, &mut seen);
-        }
+    // Two default names that are the same are two addresses that are, which is said better elsewhere.
+    let unnamed = vips.iter().filter(|written| written.section.name.is_absent());
+    let mut seen: BTreeMap<&str, Place> =
+        unnamed.map(|written| (written.vip.name.as_str(), written.place)).collect();
+    for name in vips.iter().filter_map(|written| written.section.name.located()) {
+        context.unique("vip", &name.value.0, name.place, &mut seen);
     }
 }
 

@@ -5,6 +5,7 @@ mod file;
 mod port;
 mod program;
 mod route;
+mod vip;
 
 use super::model::Model;
 use super::read::Parsed;
@@ -24,6 +25,7 @@ pub fn warn(
     problems.extend(program::warnings(&view));
     problems.extend(route::warnings(&view));
     problems.extend(file::warnings(&view));
+    problems.extend(vip::warnings(&view));
 }
 
 /// What warnings are made from.

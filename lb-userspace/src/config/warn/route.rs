@@ -105,10 +105,12 @@ fn unused_upstreams(view: &View<'_>) -> Vec<Problem> {
     let of_programs = programs.filter_map(|section| section.value.upstream.located());
     let mut places: BTreeMap<&String, Place> = of_programs.map(|name| (&name.value.0, name.place)).collect();
     places.extend(sections);
-    let is_used = |name: &String| view.model.routes.iter().any(|route| route.upstream == *name);
+    let by_vip = |name: &String| view.model.steering.vips.iter().any(|vip| vip.upstream() == Some(name));
+    let is_used =
+        |name: &String| by_vip(name) || view.model.routes.iter().any(|route| route.upstream == *name);
     let unused = places.into_iter().filter(|(name, _)| !is_used(name));
     let warning = |(name, place): (&String, Place)| {
-        let message = format!("upstream \"{name}\" is used by no route");
+        let message = format!("upstream \"{name}\" is used by no route and no VIP");
         let hint = format!("add a [[route]] with `upstream = \"{name}\"`");
         Problem::warning(place, message, "gets no requests", hint)
     };
