@@ -2,8 +2,10 @@
 //!
 //! Pure. `master::steer` performs it and keeps it in the kernel.
 
+pub mod captured;
 pub mod change;
 pub mod contents;
+pub mod flow_lookup;
 pub mod identity;
 pub mod maglev;
 pub mod plan;

@@ -24,6 +24,18 @@ impl VipReport {
     pub fn find(&self, name: &str) -> Option<&VipStatus> {
         self.vips.iter().find(|vip| vip.is_called(name))
     }
+
+    /// The part that `names` select; all of it for none.
+    ///
+    /// # Errors
+    /// The first name that no VIP has.
+    pub fn select(mut self, names: &[String]) -> Result<Self, String> {
+        if let Some(unknown) = names.iter().find(|name| self.find(name).is_none()) {
+            return Err(unknown.clone());
+        }
+        self.vips.retain(|vip| names.is_empty() || names.iter().any(|name| vip.is_called(name)));
+        Ok(self)
+    }
 }
 
 /// A VIP.
@@ -320,5 +332,11 @@ mod tests {
         assert!(report.find("203.0.113.10:443").is_some());
         assert!(report.find("203.0.113.10:443/tcp").is_some());
         assert!(report.find("203.0.113.10:443/udp").is_none());
+        let select = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            report.clone().select(&names).map(|report| report.vips.len())
+        };
+        assert_eq!((select(&[]), select(&["web"])), (Ok(1), Ok(1)));
+        assert_eq!(select(&["web", "nobody"]), Err("nobody".to_owned()));
     }
 }
