@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
+use super::rewrite::remove_listed;
 use crate::limits::FORWARDED_ADDRESSES_MAX;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -42,9 +43,7 @@ pub fn set(headers: &mut HeaderMap, peer: SocketAddr, scheme: &str, host: &str, 
         keep_if(headers, &X_FORWARDED_PROTO, |value| matches!(value, b"http" | b"https"));
         keep_if(headers, &X_FORWARDED_HOST, |value| !value.is_empty());
     } else {
-        for name in &CLAIMS {
-            headers.remove(name);
-        }
+        remove_listed(headers, &CLAIMS);
     }
     let peer_text = value(&peer.to_string());
     headers.insert(X_REAL_IP, if client == peer { peer_text.clone() } else { value(&client.to_string()) });
