@@ -1,7 +1,9 @@
 //! Every map of the steering programs. `master::kernel` in userspace knows them by these names.
 
+use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_ARRAY;
 use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NO_COMMON_LRU};
-use aya_ebpf::btf_maps::{Array as BtfArray, ArrayOfMaps};
+use aya_ebpf::btf_maps::ArrayOfMaps;
+use aya_ebpf::helpers::generated::bpf_map_lookup_elem;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use lb_common::backend::BackendRow;
@@ -51,8 +53,32 @@ pub static NETWORKS: LpmTrie<PrefixKey, u32> = LpmTrie::with_max_entries(GUARDED
 #[btf_map]
 pub static LOOKUP_TABLES: ArrayOfMaps<LookupTable, { LOOKUP_TABLES_MAX as usize }> = ArrayOfMaps::new();
 
-/// What `LOOKUP_TABLES` holds.
-pub type LookupTable = BtfArray<Line, 2, { (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize }>;
+/// What `LOOKUP_TABLES` holds: an array of [`Line`]s, of any length.
+///
+/// With sizes instead of types. Linux 6.1 takes a map without type information (what others create) for one of another kind
+/// than a map with it (what would be created from types here), and refuses it with EINVAL.
+#[repr(C)]
+pub struct LookupTable {
+    r#type: *const [i32; BPF_MAP_TYPE_ARRAY as usize],
+    key_size: *const [i32; size_of::<u32>()],
+    value_size: *const [i32; size_of::<Line>()],
+    max_entries: *const [i32; 2],
+    map_flags: *const [i32; (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize],
+}
+
+impl LookupTable {
+    /// An element of the lookup table `table`.
+    #[inline(always)]
+    pub fn line(table: u32, index: u32) -> Option<&'static Line> {
+        let lines = LOOKUP_TABLES.get(table)?;
+        // SAFETY: the helper is given a map and a local variable of the map's key size.
+        let line =
+            unsafe { bpf_map_lookup_elem((&raw const *lines).cast_mut().cast(), (&raw const index).cast()) };
+        // SAFETY: null, or an element, which stays where it is while the program runs: tables that were replaced are kept until no
+        // program uses them. Others write single words of it.
+        unsafe { line.cast::<Line>().as_ref() }
+    }
+}
 
 /// How to reach each backend.
 #[map]

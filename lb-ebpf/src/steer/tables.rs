@@ -68,12 +68,12 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn lookup_head(&self, table: u32) -> Option<Head> {
-        maps::LOOKUP_TABLES.get_value(table, &0).map(|line| bytemuck::must_cast(*line))
+        maps::LookupTable::line(table, 0).map(|line| bytemuck::must_cast(*line))
     }
 
     #[inline(always)]
     fn lookup_row(&self, table: u32, row: u32) -> Option<LookupRow> {
-        let line = maps::LOOKUP_TABLES.get_value(table, &(1 + row / ROWS_PER_LINE))?;
+        let line = maps::LookupTable::line(table, 1 + row / ROWS_PER_LINE)?;
         Some(line.rows[(row % ROWS_PER_LINE) as usize])
     }
 
