@@ -11,6 +11,7 @@ use lb_tests::scenario::{
     freeze, idle, kill, l4_nft, peers, short_cut, transfer, vip_change, vip_flood, vip_modes, websocket,
     worker_kill,
 };
+use lb_tests::steer::{agreement, cost, smoke};
 
 /// Measures lbctl, and fails when a figure misses its target.
 #[derive(Parser)]
@@ -84,6 +85,26 @@ enum Bench {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// What a packet costs the steering program, beside an empty one; what its programs cost to load.
+    L4 {
+        /// Single runs of each case.
+        #[arg(long, default_value_t = 20_000)]
+        runs: u32,
+    },
+    /// Frames through the host's decisions and the kernel's programs: same verdict, same bytes.
+    Agreement {
+        /// How many through both.
+        #[arg(long, default_value_t = 1_000_000)]
+        frames: u64,
+        /// How many through the host alone.
+        #[arg(long, default_value_t = 10_000_000)]
+        host_frames: u64,
+        /// Of the random frames.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// What must hold on any kernel: every program loads, every mode forwards, 2,000 frames agree.
+    Smoke,
     /// Large bodies through gunicorn and nginx.
     Upload {
         /// To gunicorn.
@@ -160,6 +181,9 @@ fn main() -> anyhow::Result<()> {
         Bench::ShortCut { pairs, seconds, messages, seed } => {
             short_cut(pairs, Duration::from_secs(seconds), messages, seed)
         }
+        Bench::L4 { runs } => cost::run(runs),
+        Bench::Agreement { frames, host_frames, seed } => agreement::run(frames, host_frames, seed),
+        Bench::Smoke => smoke::run(),
         Bench::Upload { upload_mib, download_mib } => upload(upload_mib << 20, download_mib << 20),
         Bench::Vip { mib, connections, mode } => vip(mib << 20, connections, mode),
         Bench::VipChange { seconds, connections, restarts, mode, seed } => {

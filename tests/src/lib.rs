@@ -16,6 +16,7 @@ pub mod peer;
 pub mod port;
 pub mod process;
 pub mod scenario;
+pub mod steer;
 pub mod table;
 pub mod wait;
 pub mod websocket;

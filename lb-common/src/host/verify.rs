@@ -24,11 +24,16 @@ pub fn verify(frame: &[u8]) -> Result<Vec<&'static str>, String> {
         at += 4;
     }
     match kind {
-        0x0800 => ipv4(&frame[at..], &mut layers)?,
-        0x86dd => ipv6(&frame[at..], &mut layers)?,
+        0x0800 => ipv4(without_padding(frame, at, usize::from(word(frame, at + 2)?))?, &mut layers)?,
+        0x86dd => ipv6(without_padding(frame, at, 40 + usize::from(word(frame, at + 4)?))?, &mut layers)?,
         other => return Err(format!("type {other:#06x}")),
     }
     Ok(layers)
+}
+
+/// The IP packet at `at`: short ones are padded by the link, and what carries them further need not cut the padding off.
+fn without_padding(frame: &[u8], at: usize, bytes: usize) -> Result<&[u8], String> {
+    frame.get(at..at + bytes).ok_or_else(|| format!("an IP packet of {bytes} bytes in {}", frame.len() - at))
 }
 
 fn ipv4(packet: &[u8], layers: &mut Vec<&'static str>) -> Result<(), String> {
@@ -49,7 +54,7 @@ fn ipv4(packet: &[u8], layers: &mut Vec<&'static str>) -> Result<(), String> {
     if internet_sum(header, 0) != 0xffff {
         return Err(format!("IPv4 checksum: the header sums to {:#06x}", internet_sum(header, 0)));
     }
-    if packet.len() != total_bytes && packet.len() > 46 {
+    if packet.len() != total_bytes {
         return Err(format!("{} bytes follow an IPv4 packet", packet.len() - total_bytes));
     }
     if word(header, 6)? & 0x3fff != 0 {

@@ -117,7 +117,7 @@ impl World {
     /// The next generation of a lookup table, swapped in at `now_ns`: the slots take turns in it.
     pub fn next_generation(&mut self, table: u32, slots: &[u32], now_ns: u64) {
         let (head, rows) = &mut self.tables[table as usize];
-        head.generation += 1;
+        head.generation = head.generation.wrapping_add(1);
         head.since_ns = now_ns;
         for (index, row) in rows.iter_mut().enumerate() {
             row.before = row.now;

@@ -1,0 +1,132 @@
+//! What must hold on any kernel that we run on: every program loads, every mode forwards, host and kernel agree.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use anyhow::{Context, bail, ensure};
+use aya::EbpfLoader;
+use aya::programs::Program;
+use lb_common::host::{HopKind, Packet, World, verify};
+use lb_common::vip::Forward;
+
+use crate::figures::short;
+
+use super::agreement;
+use super::kernel::{INGRESS, Kernel, object_path};
+
+const TCP: u8 = 6;
+/// `XDP_TX`.
+const TRANSMITTED: u32 = 3;
+
+/// Frames on which host and kernel must agree.
+const FRAMES: u64 = 2_000;
+
+/// All of it, printed.
+///
+/// # Errors
+/// At the first that does not hold.
+pub fn run() -> anyhow::Result<()> {
+    println!("loaded {}", load_others()?.join(", "));
+    let mut kernel = Kernel::load()?;
+    let names: Vec<_> = kernel.verified().iter().map(|program| program.name.as_str()).collect();
+    println!("loaded {} in {}", names.join(", "), short(kernel.load_time));
+    every_mode(&mut kernel)?;
+    println!("every mode forwards");
+    agreement::compare(&mut kernel, FRAMES, 1)?.print();
+    Ok(())
+}
+
+/// Loads every program of the object of `lbctl`'s other kernel programs, and says which.
+///
+/// # Errors
+/// When the kernel refuses one.
+pub fn load_others() -> anyhow::Result<Vec<String>> {
+    let path = object_path().parent().unwrap_or(Path::new(".")).join("lb-ebpf.o");
+    let bytes = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    let mut object = EbpfLoader::new().btf(None).load(&bytes).context("loading the maps")?;
+    let mut names = vec![];
+    for (name, program) in object.programs_mut() {
+        let loaded = match program {
+            Program::RawTracePoint(program) => program.load(),
+            Program::SockOps(program) => program.load(),
+            Program::SkMsg(program) => program.load(),
+            Program::SkSkb(program) => program.load(),
+            other => bail!("{name} is of an unexpected type: {other:?}"),
+        };
+        loaded.with_context(|| format!("loading {name}"))?;
+        names.push(name.to_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// A new connection through every mode and both families: SYN, then what follows it.
+///
+/// # Errors
+/// When a frame does not come out as the mode says.
+pub fn every_mode(kernel: &mut Kernel) -> anyhow::Result<()> {
+    for is_ipv4 in [true, false] {
+        let ip = if is_ipv4 { "ipv4" } else { "ipv6" };
+        for (forward, layers) in [
+            (Forward::Nat, vec!["ethernet", ip, "tcp"]),
+            (Forward::L2Dsr, vec!["ethernet", ip, "tcp"]),
+            (Forward::IpIp, vec!["ethernet", "ipv4", ip, "tcp"]),
+            (Forward::Gue, vec!["ethernet", "ipv4", "udp", ip, "tcp"]),
+        ] {
+            one_mode(kernel, is_ipv4, forward, &layers)
+                .with_context(|| format!("{} for {ip}", forward.name()))?;
+        }
+    }
+    Ok(())
+}
+
+fn one_mode(kernel: &mut Kernel, is_ipv4: bool, forward: Forward, layers: &[&str]) -> anyhow::Result<()> {
+    let (client, vip) = ends(is_ipv4);
+    kernel.describe(&one_vip(is_ipv4, forward))?;
+    kernel.forget()?;
+    let mut flags = vec![Packet::SYN];
+    // The handshake of a translated flow is not finished by the client alone.
+    if forward != Forward::Nat {
+        flags.extend([Packet::ACK, Packet::ACK | Packet::PSH]);
+    }
+    for flags in flags {
+        let frame = Packet::tcp(client, vip, flags, b"").frame();
+        let outcome = kernel.run(&frame)?;
+        ensure!(outcome.action == TRANSMITTED, "flags {flags:#04x}: action {}", outcome.action);
+        let found = verify(&outcome.bytes).map_err(anyhow::Error::msg)?;
+        ensure!(found == layers, "flags {flags:#04x}: {found:?} came out");
+    }
+    Ok(())
+}
+
+/// A node with one TCP VIP, [`ends`]' second, and one backend.
+pub fn one_vip(is_ipv4: bool, forward: Forward) -> World {
+    let mut world = World::default();
+    let outer = |last: u8| [10, 0, 3, last].into();
+    let kind = match forward {
+        Forward::IpIp => HopKind::IpIp(outer(1), outer(2)),
+        Forward::Gue => HopKind::Gue(outer(1), outer(2), 6080),
+        _ => HopKind::Plain,
+    };
+    let backend = if is_ipv4 { "10.0.3.2:8443" } else { "[2001:db8:3::2]:8443" };
+    let source: SocketAddr =
+        if is_ipv4 { "10.0.3.1:0" } else { "[2001:db8:3::1]:0" }.parse().expect("an address");
+    let mut hop = kind.hop(INGRESS, backend.parse().expect("an address"));
+    hop.nat_source = lb_common::host::address_bytes(source.ip());
+    (hop.nat_port_first, hop.nat_ports) = (20_000, 40_000);
+    let slot = world.add_backend(hop);
+    let table = world.add_table(251, &[slot]);
+    world.add_vip(ends(is_ipv4).1, TCP, forward, table);
+    world
+}
+
+/// A client and the VIP of [`one_vip`].
+pub fn ends(is_ipv4: bool) -> (SocketAddr, SocketAddr) {
+    let ends = if is_ipv4 {
+        ["192.0.2.1:40000", "203.0.113.10:443"]
+    } else {
+        ["[2001:db8:1::1]:40000", "[2001:db8:2::10]:443"]
+    };
+    let [client, vip] = ends.map(|text| text.parse().expect("an address"));
+    (client, vip)
+}
