@@ -4,6 +4,7 @@ use anyhow::Context;
 
 use crate::ebpf;
 use crate::fuzz;
+use crate::guest;
 use crate::report::Report;
 use crate::run::{cargo, run};
 use crate::test;
@@ -21,6 +22,7 @@ pub fn ci() -> anyhow::Result<()> {
     report.step("tool chain of the kernel object", ebpf::install);
     report.step("kernel object", || ebpf::ebpf(true));
     test::tests(&mut report, None);
+    guest::tests(&mut report, "6.1");
     report.finish()
 }
 

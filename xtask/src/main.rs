@@ -6,6 +6,7 @@ mod bench;
 mod ci;
 mod ebpf;
 mod fuzz;
+mod guest;
 mod report;
 mod run;
 mod setup;
@@ -46,6 +47,9 @@ enum Chore {
     Test {
         /// Run only tests whose name holds this.
         filter: Option<String>,
+        /// Instead, load and try the kernel programs on this kernel, in a virtual machine: 6.1.
+        #[arg(long, conflicts_with = "filter")]
+        kernel: Option<String>,
     },
     /// Formatting and lints, warnings denied.
     Lint,
@@ -72,7 +76,8 @@ fn main() -> anyhow::Result<()> {
         Chore::Setup { ebpf: true } => setup::setup().and_then(|()| ebpf::install()),
         Chore::Ebpf { check } => ebpf::ebpf(check),
         Chore::Up { arguments } => up::up(&arguments),
-        Chore::Test { filter } => test::chore(filter.as_deref()),
+        Chore::Test { kernel: Some(kernel), .. } => guest::chore(&kernel),
+        Chore::Test { filter, .. } => test::chore(filter.as_deref()),
         Chore::Lint => ci::lint(),
         Chore::Ci => ci::ci(),
         Chore::Bench { arguments } => bench::bench(&arguments),

@@ -34,6 +34,12 @@ impl Report {
             .push(format!("{seconds:7.1} s  {:5} passed {:3} failed  {name}", counts.passed, counts.failed));
     }
 
+    /// Says that a step could not be done here; it counts as nothing, and the summary names it.
+    pub fn skip(&mut self, name: &str, reason: &str) {
+        eprintln!("== {name}: SKIPPED: {reason}");
+        self.lines.push(format!("SKIPPED                           {name}: {reason}"));
+    }
+
     /// Prints the steps and, last, the line that counts everything.
     ///
     /// # Errors
