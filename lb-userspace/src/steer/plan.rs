@@ -17,9 +17,11 @@ use crate::config::model::Model;
 use crate::config::model::steering::{Forward, Guard, Mode, Vip, VipProtocol};
 use crate::master::steer::next_hop::NextHop;
 
-/// The generation before is asked for flows that are not known for so long, and a lookup table changes no sooner again: a handshake
-/// of less than this sees two generations at most.
-pub const STRADDLE: Duration = Duration::from_secs(1);
+/// The generation before is asked for flows that are not known for so long: a SYN that was lost once or twice is sent again within it
+/// (RFC 6298, section 2: after 1 s, then after 2 s).
+pub const STRADDLE: Duration = Duration::from_secs(3);
+/// A lookup table changes no more often than this, so that a burst of changes is one generation and not many.
+pub const CHANGE_EVERY: Duration = Duration::from_millis(250);
 /// A translated TCP flow without a packet for so long is forgotten (RFC 5382, REQ-5: no less than 2 hours 4 minutes).
 pub const NAT_TCP_IDLE: Duration = Duration::from_secs(2 * 3600 + 4 * 60);
 /// Mixed into every hash. The same on all nodes, which must decide alike.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use lb_common::lookup::{LookupRow, NOBODY};
 
-use super::{Candidate, Inputs, STRADDLE};
+use super::{CHANGE_EVERY, Candidate, Inputs, STRADDLE};
 use crate::steer::contents::{Seat, Table};
 use crate::steer::identity;
 use crate::steer::maglev::{self, Member, NO_MEMBER};
@@ -16,8 +16,8 @@ const UNABLE_SHARE: u64 = 8;
 
 /// The table that follows on `applied`, and when it is to be looked at again.
 ///
-/// A change waits until [`STRADDLE`] has passed since the last one, so that the generation before is still there for handshakes that
-/// began in it; unless somebody in the table is gone, whose slot may have become another's, or too many cannot take flows.
+/// A change waits until [`CHANGE_EVERY`] has passed since the last one; unless somebody in the table is gone, whose slot may have
+/// become another's, or too many cannot take flows.
 pub fn next(
     candidates: &[Candidate<'_>],
     inputs: &Inputs<'_>,
@@ -33,7 +33,7 @@ pub fn next(
     let gone = Gone::of(applied, candidates);
     if !gone.is_now {
         let has_nobody_new = seats.is_empty() || seats == applied.seats;
-        let due_at_ns = applied.since_ns.saturating_add(STRADDLE.as_nanos() as u64);
+        let due_at_ns = applied.since_ns.saturating_add(CHANGE_EVERY.as_nanos() as u64);
         let waits = inputs.now_ns < due_at_ns && !is_urgent(&applied.seats, &seats);
         if has_nobody_new || waits {
             return (gone.cleared(applied), (!has_nobody_new).then_some(due_at_ns));
@@ -132,7 +132,8 @@ fn instances(rows: &[LookupRow], candidates: &[Candidate<'_>]) -> BTreeMap<u16, 
         .collect()
 }
 
-/// The generation after `table`: what was `now` is `before`. The same generation where every row leads where it led.
+/// The generation after `table`: what was `now` is `before`; a row that stays as it is goes on straddling the change that it had
+/// lately. The same generation where every row leads where it led.
 fn follow(table: &Table, seats: Vec<Seat>, candidates: &[Candidate<'_>], now_ns: u64) -> Table {
     let members: Vec<Member> =
         seats.iter().map(|seat| Member { identity: seat.identity, weight: seat.weight }).collect();
@@ -143,10 +144,15 @@ fn follow(table: &Table, seats: Vec<Seat>, candidates: &[Candidate<'_>], now_ns:
     if table.generation > 0 && table.rows.iter().map(|row| row.now).eq(now.iter().copied()) {
         return Table { seats, ..table.clone() };
     }
+    let is_recent = now_ns.saturating_sub(table.since_ns) < STRADDLE.as_nanos() as u64;
+    let before = |row: &LookupRow, now: u16| match row.now {
+        NOBODY => now,
+        was if was == now && is_recent => row.before,
+        was => was,
+    };
     let pairs = table.rows.iter().zip(now);
-    let rows: Arc<[LookupRow]> = pairs
-        .map(|(row, now)| LookupRow { now, before: if row.now == NOBODY { now } else { row.now } })
-        .collect();
+    let rows: Arc<[LookupRow]> =
+        pairs.map(|(row, now)| LookupRow { now, before: before(row, now) }).collect();
     Table {
         generation: table.generation.wrapping_add(1),
         since_ns: now_ns,

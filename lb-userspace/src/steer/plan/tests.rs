@@ -293,6 +293,27 @@ fn a_new_generation_knows_the_one_before() {
 }
 
 #[test]
+fn a_row_that_stays_goes_on_straddling_its_last_change() {
+    let mut node = Node::new(&three("ipip"));
+    let first = node.first();
+    node.set(12, TrafficState::Draining);
+    let second = node.plan(&first, LATER + 10 * SECOND).contents;
+    node.add("web", 20, "192.0.2.20:80".parse().unwrap(), 1);
+    for (seconds, is_recent) in [(11, true), (14, false)] {
+        let third = node.plan(&second, LATER + seconds * SECOND).contents;
+        let rows = [&first, &second, &third].map(|contents| only_table(contents).rows.clone());
+        let triples = rows[0].iter().zip(rows[1].iter()).zip(rows[2].iter());
+        let mut stayed = triples.filter(|((_, second), third)| second.now == third.now);
+        assert!(stayed.clone().any(|((first, _), _)| first.now == 12));
+        assert!(
+            stayed.all(
+                |((first, second), third)| third.before == if is_recent { first.now } else { second.now }
+            )
+        );
+    }
+}
+
+#[test]
 fn nothing_new_is_no_change() {
     let node = Node::new(&three("ipip"));
     let applied = node.first();
@@ -302,17 +323,17 @@ fn nothing_new_is_no_change() {
 }
 
 #[test]
-fn a_change_waits_until_handshakes_of_the_last_are_through() {
+fn changes_that_follow_fast_are_one() {
     let mut node = Node::new(&three("ipip"));
     for slot in 20..40 {
         node.add("web", slot, SocketAddr::from(([192, 0, 2, slot as u8], 80)), 1);
     }
     let applied = node.first();
     node.backends[5].weight = 2;
-    let plan = node.plan(&applied, LATER + SECOND / 2);
+    let plan = node.plan(&applied, LATER + SECOND / 5);
     assert_eq!(plan.contents.tables, applied.tables);
-    assert_eq!(plan.due_at_ns, Some(LATER + SECOND));
-    let plan = node.plan(&applied, LATER + SECOND);
+    assert_eq!(plan.due_at_ns, Some(LATER + SECOND / 4));
+    let plan = node.plan(&applied, LATER + SECOND / 4);
     assert_eq!((only_table(&plan.contents).generation, plan.due_at_ns), (2, None));
 }
 
