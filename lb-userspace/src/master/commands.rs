@@ -62,6 +62,14 @@ impl Master<'_> {
                 let capabilities = self.capabilities();
                 self.answer(number, Answer::Doctor(capabilities));
             }
+            Command::Vips { names } => {
+                let answer = self.vips(&names);
+                self.answer(number, answer);
+            }
+            Command::FlowLookup { client, vip, transport } => {
+                let report = self.steer.flow(client, vip, transport, self.kernel.table());
+                self.answer(number, Answer::Flow(Box::new(report)));
+            }
             Command::Events { last, follow } => {
                 self.requests.remove(&number);
                 self.tell_events(last, follow, answers);
@@ -109,7 +117,19 @@ impl Master<'_> {
             redirected_bytes: counters.redirected_bytes,
             passed: counters.passed,
         };
-        StatusReport { kernel, capabilities: self.capabilities(), ..self.report() }
+        let steering = self.steer.report(self.kernel.table());
+        StatusReport { kernel, capabilities: self.capabilities(), steering, ..self.report() }
+    }
+
+    /// The VIPs that are called so; all for none.
+    fn vips(&self, names: &[String]) -> Answer {
+        let mut report = self.steer.report(self.kernel.table());
+        if let Some(unknown) = names.iter().find(|name| report.find(name).is_none()) {
+            let message = format!("no VIP is called \"{unknown}\"");
+            return Answer::Failed { kind: FailureKind::NoSuchName, message };
+        }
+        report.vips.retain(|vip| names.is_empty() || names.iter().any(|name| vip.is_called(name)));
+        Answer::Vips(report)
     }
 
     /// Reads the configuration again, in a thread: a user database in the network must not stop the loop.

@@ -10,6 +10,7 @@ impl Master<'_> {
     /// All rows.
     pub fn capabilities(&self) -> Vec<Capability> {
         let mut rows = self.kernel.capabilities().to_vec();
+        rows.extend(self.steer.capabilities());
         rows.extend(self.cgroups.capabilities());
         rows.push(self.user_switch());
         rows.push(open_files());

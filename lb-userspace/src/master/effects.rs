@@ -30,6 +30,7 @@ impl Master<'_> {
             Effect::SetRow { slot, instance, state, weight, identity } => {
                 self.kernel.table().identify(slot, identity);
                 self.kernel.table().write(slot, instance, state, weight, Time::now().0);
+                self.steer.row_written(slot, instance);
                 self.dirty.table = true;
             }
             Effect::Publish(snapshot) => self.publish(snapshot),
@@ -82,6 +83,7 @@ impl Master<'_> {
     }
 
     fn publish(&mut self, mut snapshot: Snapshot) {
+        self.steer.published(&snapshot, self.kernel.table());
         snapshot.listeners = self.listeners.served();
         if let Err(error) = self.workers.publish(&snapshot) {
             log::error!("snapshot not published snapshot={} reason=\"{error:#}\"", snapshot.number);
@@ -91,6 +93,9 @@ impl Master<'_> {
     /// The sockets were opened when the configuration was accepted; the workers get those that they do not have.
     fn listen(&mut self, model: &Arc<Model>) {
         self.model = model.clone();
+        if let Err(error) = self.steer.configure(model, &self.kernel) {
+            log::error!("vips are not answered reason=\"{error:#}\"");
+        }
         self.listeners.settle(model);
         let before = self.attached;
         for open in self.listeners.all().filter(|open| open.id > before.listener) {

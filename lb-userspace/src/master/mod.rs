@@ -14,6 +14,7 @@ use self::kernel::NoticeStream;
 use self::node::{Master, Phase};
 use self::program::cgroup::Cgroups;
 use self::run_dir::RunDir;
+use self::steer::next_hop::netlink::{News, Told};
 use crate::control::protocol::{Capability, InstanceStatus, ProcessState, StatusReport};
 use crate::state::event::Event;
 use crate::time::Time;
@@ -44,6 +45,8 @@ const BATCH_MAX: usize = 64;
 const DRAIN_EVERY: Duration = Duration::from_millis(5);
 /// Least time between two status messages to workers.
 const STATUS_EVERY: Duration = Duration::from_millis(200);
+/// Period of telling workers what is counted in the kernel, which no event tells of.
+const COUNTED_EVERY: Duration = Duration::from_secs(1);
 /// Time after which the start is told as it is.
 const STARTED_WITHIN: Duration = Duration::from_secs(1);
 
@@ -130,7 +133,8 @@ async fn live(
     master.start_worker();
     master.flush();
     let notices = master.kernel.take_notices();
-    turn_until_over(&mut master, Sources { inbox, notices, signals }, on_started).await;
+    turn_until_over(&mut master, Sources { inbox, notices, news: None, signals }, on_started).await;
+    master.steer.end();
     master.say_farewell().await;
     control.abort();
     master.programs.outputs.finish();
@@ -141,6 +145,8 @@ async fn live(
 struct Sources {
     inbox: mpsc::Receiver<Input>,
     notices: NoticeStream,
+    /// Of the network, while VIPs are steered.
+    news: Option<News>,
     signals: Signals,
 }
 
@@ -152,6 +158,7 @@ async fn turn_until_over(master: &mut Master<'_>, mut sources: Sources, on_start
             biased;
             asked = sources.signals.next() => asked.act(master),
             notices = sources.notices.next() => master.noticed(notices),
+            told = next_news(&mut sources.news) => master.steer.hear(told),
             input = sources.inbox.recv() => {
                 let mut input = input;
                 for _ in 0..BATCH_MAX {
@@ -169,6 +176,11 @@ async fn turn_until_over(master: &mut Master<'_>, mut sources: Sources, on_start
                 status_at = Time::now() + STATUS_EVERY;
                 master.tell_status();
             }
+            () = until(master.steer.due(Time::now())), if master.steer.due(Time::now()).is_some() => {}
+            () = until(Some(status_at.max(master.counted_at) + COUNTED_EVERY)), if master.steer.is_loaded() => {
+                master.counted_at = Time::now();
+                master.dirty.status = true;
+            }
             () = until(Some(master.began + STARTED_WITHIN)), if on_started.is_some() => {}
             () = until(drain_deadline(master)), if drain_deadline(master).is_some() => master.drain_is_over(),
         }
@@ -176,12 +188,22 @@ async fn turn_until_over(master: &mut Master<'_>, mut sources: Sources, on_start
             master.event(Event::Drained { slot });
         }
         master.flush();
+        if let Some(news) = master.steer.take_news() {
+            sources.news = Some(news);
+        }
         if let Some(report) = on_started.is_some().then(|| master.report())
             && (is_ready(master, &report) || Time::now().since(master.began) >= STARTED_WITHIN)
             && let Some(on_started) = on_started.take()
         {
             on_started(&started(master, report));
         }
+    }
+}
+
+async fn next_news(news: &mut Option<News>) -> Told {
+    match news {
+        Some(news) => news.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::ConfigSource;
 use super::event_log::EventLog;
 use super::inbox::Inbox;
-use super::kernel::KernelHalf;
+use super::kernel::{KernelHalf, TablePlace};
 use super::listeners::Listeners;
 use super::log_files::LogFiles;
 use super::probe::Probes;
@@ -23,8 +23,9 @@ use super::program::fork::Shim;
 use super::program::order::Surroundings;
 use super::program::spawn::Programs;
 use super::run_dir::RunDir;
+use super::steer::{self, Steer};
 use super::worker_link::{Setting, Workers};
-use crate::config::model::Model;
+use crate::config::model::{Model, Switch};
 use crate::control::protocol::Answer;
 use crate::state::State;
 use crate::state::event::{Event, Slot};
@@ -48,6 +49,8 @@ pub struct Master<'a> {
     pub state: State,
     /// BPF programs and the backend table.
     pub kernel: KernelHalf,
+    /// The XDP programs and their maps.
+    pub steer: Steer,
     /// Processes of programs.
     pub programs: Programs,
     /// Probes.
@@ -86,6 +89,8 @@ pub struct Master<'a> {
     pub model: Arc<Model>,
     /// How far the end has come.
     pub phase: Phase,
+    /// When workers were last told of counts alone.
+    pub counted_at: Time,
     /// When `up` was called.
     pub began: Time,
     /// Tasks send here.
@@ -177,7 +182,11 @@ impl<'a> Master<'a> {
         let mut listeners = Listeners::new(model.node.worker_threads);
         listeners.prepare(&model).map_err(anyhow::Error::msg)?;
         let log_files = LogFiles::open(&model.log).map_err(anyhow::Error::msg)?;
-        let kernel = KernelHalf::load(&model.kernel, cgroups.product()).context("kernel programs")?;
+        let place = table_place(&model, run_dir.path());
+        let kernel = KernelHalf::load(&model.kernel, cgroups.product(), &place).context("kernel programs")?;
+        let left = kernel.table().take_over(Time::now().0);
+        let mut steer = Steer::new(run_dir.path());
+        steer.configure(&model, &kernel)?;
         let setting = Setting {
             shim: Shim::default(),
             identity: worker_identity(&model),
@@ -189,12 +198,15 @@ impl<'a> Master<'a> {
         let seed = fastrand::u64(..);
         let first_instance = super::control::wall_ms().saturating_mul(1_000_000);
         let programs = Programs::new(Shim::default(), inherited.surroundings, seed, inbox.clone());
+        let mut state = State::new(first_instance, seed, std::process::id());
+        state.take_up(&left);
         Ok(Self {
             config,
             run_dir,
             cgroups,
-            state: State::new(first_instance, seed, std::process::id()),
+            state,
             kernel,
+            steer,
             programs: programs.context("start the output thread")?,
             probes: Probes::new(inbox.clone()),
             workers: Workers::new(setting, inbox.clone()),
@@ -214,10 +226,23 @@ impl<'a> Master<'a> {
             enrolled: BTreeMap::new(),
             model,
             phase: Phase::Running,
+            counted_at: began,
             began,
             inbox,
         })
     }
+}
+
+/// Where VIPs are steered the kernel's programs read the backend table, and that of an earlier master is used again.
+fn table_place(model: &Model, run_dir: &std::path::Path) -> TablePlace {
+    if model.steering.vips.is_empty() || model.steering.xdp == Switch::Off {
+        return TablePlace::Anywhere;
+    }
+    let pin = steer::pinned_backends(run_dir).unwrap_or_else(|error| {
+        log::error!("backend table of an earlier master not used reason=\"{error:#}\"");
+        None
+    });
+    TablePlace::Steering { pin }
 }
 
 /// As configured; `nobody` where we can switch at all.

@@ -191,6 +191,10 @@ impl Master<'_> {
             log::warn!("state.json not written reason=\"{error}\"");
         }
         self.dirty = Dirty { status: self.dirty.status, ..Dirty::default() };
+        self.steer.turn(self.kernel.table());
+        for note in self.steer.take_notes() {
+            self.note(&note.subject, note.what, &note.cause, "master");
+        }
     }
 
     fn record_processes(&mut self) -> std::io::Result<()> {

@@ -1,7 +1,7 @@
 //! The kernel half: loads, attaches and feeds the BPF programs, and says what of it works here.
 //!
 //! Everything hangs on descriptors of this process: nothing is pinned, so that programs and maps are gone when it ends,
-//! however it ends. Connections in the short-cut go on until they close; the kernel keeps for them what they need.
+//! however it ends; but for the backend table, where steering (`master::steer`) shares it. Connections in the short-cut go on until they close; the kernel keeps for them what they need.
 //!
 //! Effectful: loads BPF, reads `/sys` and `/proc`.
 
@@ -16,14 +16,16 @@ mod tests;
 mod watch;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use aya::maps::{Map, MapData};
+use aya::maps::{Array, IterableMap, Map, MapData};
+use lb_common::backend::BackendRow;
 use lb_common::counter::Counter;
 use lb_common::exit::Watched;
+use lb_common::limits::BACKENDS_MAX;
 
 use crate::config::model::{Kernel, Switch};
 use crate::control::protocol::Capability;
@@ -35,6 +37,9 @@ use watch::Watch;
 
 pub use notices::NoticeStream;
 pub use object::reason;
+
+/// `BPF_F_MMAPABLE`.
+const FLAG_MMAPABLE: u32 = 1 << 10;
 
 /// What the kernel programs counted since they were loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,6 +80,48 @@ enum Memory {
     Memfd(OwnedFd),
 }
 
+impl Memory {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Bpf(map) => map.fd().as_fd(),
+            Self::Memfd(memory) => memory.as_fd(),
+        }
+    }
+}
+
+/// Who needs the backend table beside this process and its workers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum TablePlace {
+    /// Nobody.
+    #[default]
+    Anywhere,
+    /// The steering programs: it has to be a BPF map, whatever else is switched off.
+    Steering {
+        /// The table that an earlier master left.
+        pin: Option<PathBuf>,
+    },
+}
+
+impl TablePlace {
+    fn pin(&self) -> Option<&Path> {
+        match self {
+            Self::Anywhere => None,
+            Self::Steering { pin } => pin.as_deref(),
+        }
+    }
+
+    /// The map that is pinned, or a new one; `None` where none is needed or can be had.
+    fn map(&self) -> Option<MapData> {
+        let Self::Steering { pin } = self else { return None };
+        if let Some(map) = pin.as_ref().and_then(|pin| MapData::from_pin(pin).ok()) {
+            return Some(map);
+        }
+        let made = Array::<MapData, [u8; size_of::<BackendRow>()]>::create(BACKENDS_MAX, FLAG_MMAPABLE);
+        let descriptor = made.ok()?.map().fd().as_fd().try_clone_to_owned().ok()?;
+        MapData::from_fd(descriptor).ok()
+    }
+}
+
 /// What exists where BPF is allowed. Programs are detached when the object goes.
 struct Loaded {
     counters: CounterTable,
@@ -90,12 +137,21 @@ impl KernelHalf {
     ///
     /// # Errors
     /// A switch is `on` and the thing cannot be had, or there is no memory for the table.
-    pub fn load(switches: &Kernel, product_cgroup: Option<&Path>) -> anyhow::Result<Self> {
+    pub fn load(
+        switches: &Kernel,
+        product_cgroup: Option<&Path>,
+        place: &TablePlace,
+    ) -> anyhow::Result<Self> {
         if switches.exit_watch == Switch::Off && switches.short_cut == Switch::Off {
-            return Self::without_bpf(switches, "the kernel programs are switched off in [kernel]", "");
+            return Self::without_bpf(
+                switches,
+                place,
+                "the kernel programs are switched off in [kernel]",
+                "",
+            );
         }
         let started = crate::time::Time::now();
-        let (layout, mut object) = match prepare() {
+        let (layout, mut object) = match prepare(place) {
             Ok(prepared) => prepared,
             Err(error) => {
                 let why = format!("{error:#}");
@@ -107,6 +163,7 @@ impl KernelHalf {
                 }
                 return Self::without_bpf(
                     switches,
+                    place,
                     &why,
                     "run as root, with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN",
                 );
@@ -131,9 +188,15 @@ impl KernelHalf {
         Ok(Self { table, memory: Memory::Bpf(memory), loaded: Some(loaded), capabilities })
     }
 
-    fn without_bpf(switches: &Kernel, why: &str, remedy: &str) -> anyhow::Result<Self> {
-        let memory = table::shared_memory("lbctl-backends", table::TABLE_BYTES).context("backend table")?;
-        let table = Arc::new(BackendTable::map(&memory).context("backend table")?);
+    fn without_bpf(switches: &Kernel, place: &TablePlace, why: &str, remedy: &str) -> anyhow::Result<Self> {
+        let memory = match place.map() {
+            Some(map) => Memory::Bpf(map),
+            None => {
+                let memory = table::shared_memory("lbctl-backends", table::TABLE_BYTES);
+                Memory::Memfd(memory.context("backend table")?)
+            }
+        };
+        let table = Arc::new(BackendTable::map(memory.descriptor()).context("backend table")?);
         let row = |name, switch| match switch {
             Switch::Off => switched_off(name),
             _ => off(name, "it needs bpf", ""),
@@ -144,12 +207,20 @@ impl KernelHalf {
             row("listen_watch", switches.exit_watch),
             row("short_cut", switches.short_cut),
         ];
-        Ok(Self { table, memory: Memory::Memfd(memory), loaded: None, capabilities })
+        Ok(Self { table, memory, loaded: None, capabilities })
     }
 
     /// The master's view of the backend table: a BPF array, or a memfd where BPF cannot be had.
     pub fn table(&self) -> &Arc<BackendTable> {
         &self.table
+    }
+
+    /// The map that the backend table lies in; `None` where it is no BPF map.
+    pub fn backends_map(&self) -> Option<&MapData> {
+        match &self.memory {
+            Memory::Bpf(map) => Some(map),
+            Memory::Memfd(_) => None,
+        }
     }
 
     /// A descriptor of the same memory, to be sent to a worker, which maps it for reading and closes it.
@@ -290,11 +361,11 @@ pub fn cgroup_id(path: &Path) -> io::Result<u64> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "reads the running kernel's type information")]
-fn prepare() -> anyhow::Result<(Layout, Object)> {
+fn prepare(place: &TablePlace) -> anyhow::Result<(Layout, Object)> {
     const BTF: &str = "/sys/kernel/btf/vmlinux";
     let btf = std::fs::read(BTF).with_context(|| format!("{BTF} (CONFIG_DEBUG_INFO_BTF)"))?;
     let layout = Layout::from_btf(&btf)?;
-    let object = Object::load(&layout)?;
+    let object = Object::load(&layout, place.pin())?;
     Ok((layout, object))
 }
 

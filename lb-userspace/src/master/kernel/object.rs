@@ -3,6 +3,7 @@
 //! Effectful: loads BPF.
 
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use aya::maps::{HashMap, Map, MapData, PerCpuArray};
@@ -25,11 +26,11 @@ pub struct Object {
 }
 
 impl Object {
-    /// Creates the maps and fills in the offsets.
+    /// Creates the maps and fills in the offsets. `backends`: where a backend table is pinned that is to be used.
     ///
     /// # Errors
     /// What the kernel says; as an ordinary user that BPF is not allowed.
-    pub fn load(layout: &Layout) -> anyhow::Result<Self> {
+    pub fn load(layout: &Layout, backends: Option<&Path>) -> anyhow::Result<Self> {
         let exit = layout.exit.clone().unwrap_or(ExitLayout::Said);
         let (said, task_signal, signal_live) = match exit {
             ExitLayout::Said => (1u32, 0, 0),
@@ -42,7 +43,11 @@ impl Object {
             FIRST_PROCESS_NAMESPACE => (0, 0),
             inode => (namespace.dev(), inode),
         };
-        let ebpf = EbpfLoader::new()
+        let mut loader = EbpfLoader::new();
+        if let Some(pin) = backends {
+            loader.map_pin_path("BACKENDS", pin);
+        }
+        let ebpf = loader
             // The programs need no relocation by type: what differs between kernels comes in by the globals below.
             .btf(None)
             .override_global("EXIT_SAYS_GROUP_DEAD", &said, true)

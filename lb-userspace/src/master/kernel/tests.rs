@@ -21,7 +21,7 @@ use crate::state::event::{InstanceId, Slot};
 const WATCH_ONLY: Kernel = Kernel { short_cut: Switch::Off, exit_watch: Switch::On };
 
 fn load(switches: &Kernel, cgroup: Option<&Path>) -> KernelHalf {
-    KernelHalf::load(switches, cgroup)
+    KernelHalf::load(switches, cgroup, &TablePlace::Anywhere)
         .expect("kernel programs load; these tests need root: run `sudo cargo xtask test`")
 }
 

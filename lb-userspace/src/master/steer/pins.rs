@@ -30,6 +30,8 @@ const BPFFS_MAGIC: u32 = 0xcafe_4a11;
 const FLAG_NO_COMMON_LRU: u32 = 1 << 1;
 /// `BPF_F_RDONLY_PROG`, which the kernel adds to maps of devices by itself.
 const FLAG_READ_ONLY_FOR_PROGRAMS: u32 = 1 << 7;
+/// `struct bpf_devmap_val`, which the loader makes maps of devices of (Linux 5.8).
+const DEVICE_BYTES: u32 = 8;
 /// Begins the names of pinned links.
 const LINK_PREFIX: &str = "link-";
 /// The symbolic link that names the run folder.
@@ -79,6 +81,7 @@ impl Layout {
         let devices = is(bpf_map_type::BPF_MAP_TYPE_DEVMAP) || is(bpf_map_type::BPF_MAP_TYPE_DEVMAP_HASH);
         let per_cpu = self.flags & FLAG_NO_COMMON_LRU != 0;
         Self {
+            value_bytes: if devices { DEVICE_BYTES } else { self.value_bytes },
             flags: if devices { self.flags | FLAG_READ_ONLY_FOR_PROGRAMS } else { self.flags },
             entries_max: if per_cpu { self.entries_max.next_multiple_of(cpus) } else { self.entries_max },
             ..self
@@ -392,24 +395,28 @@ mod tests {
         assert_eq!(other_contract.prepare(&layouts_of(8, 16)).unwrap().reused, Vec::<String>::new());
     }
 
-    #[test]
-    fn layouts_of_an_object_are_those_that_the_kernel_shows() {
-        let sizes = [("WATCHED", 77)];
-        let expect = layouts(OBJECT, &sizes).unwrap();
+    fn check_layouts(object: &[u8], sizes: &[(&str, u32)]) {
+        let expect = layouts(object, sizes).unwrap();
         let home = Home::new();
         let folder = home.pins.prepare(&expect).unwrap().folder;
         let mut loader = aya::EbpfLoader::new();
         loader.btf(None);
         for (name, entries) in sizes {
-            loader.map_max_entries(name, entries);
+            loader.map_max_entries(name, *entries);
         }
         for name in expect.keys() {
-            loader.map_pin_path(name, folder.join(name));
+            loader.map_pin_path(name.as_str(), folder.join(name));
         }
-        let _object = loader.load(OBJECT).unwrap();
+        let _object = loader.load(object).unwrap();
         for (name, layout) in &expect {
             assert_eq!(Layout::of_pin(&folder.join(name)).unwrap(), *layout, "{name}");
         }
+    }
+
+    #[test]
+    fn layouts_of_an_object_are_those_that_the_kernel_shows() {
+        check_layouts(OBJECT, &[("WATCHED", 77)]);
+        check_layouts(super::super::object::OBJECT, &[("FLOWS", 1001)]);
     }
 
     #[test]

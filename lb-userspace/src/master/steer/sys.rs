@@ -1,4 +1,4 @@
-//! The calls of bpf(2) that the BPF library does not have: look-ups by the batch, and detaching a link at once.
+//! The calls that the BPF library does not have: look-ups by the batch, detaching a link at once, filling an array through memory.
 //!
 //! Effectful. All `unsafe` of steering is here, one call each.
 
@@ -123,6 +123,22 @@ pub fn look_up_batch<K: Pod, V: Pod>(
         Err(error) => return Err(error),
     }
     Ok(attributes.count as usize)
+}
+
+/// Writes the values of an mmap-able array from its beginning on. For a map that nobody else uses yet.
+///
+/// # Errors
+/// What `mmap` says.
+///
+/// # Panics
+/// When the array is not as long: our own mistake.
+pub fn fill(array: &aya::maps::MapData, bytes: &[u8]) -> io::Result<()> {
+    let info = array.info().map_err(io::Error::other)?;
+    assert!(bytes.len() as u64 <= u64::from(info.max_entries()) * u64::from(info.value_size()));
+    let memory = memmap2::MmapOptions::new().len(bytes.len()).map_raw(array.fd().as_fd().as_raw_fd())?;
+    // SAFETY: the mapping is as long as the slice, cannot overlap it, and is written by nobody else.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), memory.as_mut_ptr(), bytes.len()) };
+    Ok(())
 }
 
 /// The call itself.

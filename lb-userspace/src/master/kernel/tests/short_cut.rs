@@ -263,7 +263,11 @@ fn self_probe_says_what_it_found() {
     println!("auto: {row:?}");
     assert!(row.why.contains("over plain loopback") || !row.on);
     // Insisting gives the same, or the reason as an error.
-    match KernelHalf::load(&Kernel { short_cut: Switch::On, exit_watch: Switch::Off }, Some(&cgroup.0)) {
+    match KernelHalf::load(
+        &Kernel { short_cut: Switch::On, exit_watch: Switch::Off },
+        Some(&cgroup.0),
+        &TablePlace::Anywhere,
+    ) {
         Ok(half) => assert!(half.short_cut_is_on()),
         Err(error) => assert!(format!("{error:#}").contains(&row.why), "{error:#}"),
     }
