@@ -134,7 +134,8 @@ pub struct NatFlow {
     pub flags: u16,
     /// The interface that the client's packets come from; in both entries, so that the client's packets can see that it changed.
     pub interface: u32,
-    /// Added to sequence numbers of the backend, subtracted from what the client acknowledges (cookies); in both entries.
+    /// Added to sequence numbers of the backend, subtracted from what the client acknowledges (cookies); in both entries. While
+    /// [`NatFlow::COOKIE_OPENING`]: the client's first sequence number in its entry, the cookie in that of the replies.
     pub sequence_delta: u32,
     /// Link-layer address that the client's packets come from, then ours there, then the VLAN (0: none); in both entries.
     pub link: [u8; 14],
@@ -211,6 +212,8 @@ impl NatFlow {
     pub const COOKIE_OPENING: u16 = 32;
     /// The handshake with the client was done by cookie: sequence numbers move by `sequence_delta`.
     pub const SHIFTED: u16 = 64;
+    /// Where the two bits begin that keep what the cookie said of the size of segments.
+    pub const CLASS_SHIFT: u32 = 8;
 }
 
 /// Row of the array `SYN_WINDOWS`: the SYNs to one VIP in a second and the one before.

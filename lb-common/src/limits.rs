@@ -32,7 +32,7 @@ pub const NAT_ENTRIES_MAX: u32 = 524_288;
 /// Translated flows whose handshake is not finished, two entries each; the least recently used goes first.
 pub const NAT_HALF_OPEN_MAX: u32 = 65_536;
 /// Ports tried for a new translated flow before it is refused.
-pub const NAT_PORT_TRIES_MAX: u32 = 32;
+pub const NAT_PORT_TRIES_MAX: u32 = 24;
 /// Datagrams whose fragments are being forwarded.
 pub const FRAGMENTS_MAX: u32 = 16_384;
 /// Networks in the deny and allow lists together.

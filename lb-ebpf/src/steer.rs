@@ -91,6 +91,36 @@ pub fn steer_beginning(ctx: XdpContext) -> u32 {
     run!(ctx, forward::known::beginning)
 }
 
+/// `Stage::IcmpNat`.
+#[xdp(frags)]
+pub fn steer_icmp_nat(ctx: XdpContext) -> u32 {
+    run!(ctx, forward::icmp::icmp_nat)
+}
+
+/// `Stage::FragmentDirect`.
+#[xdp(frags)]
+pub fn steer_fragment_direct(ctx: XdpContext) -> u32 {
+    run!(ctx, forward::fragment::fragment_direct)
+}
+
+/// `Stage::Proof`.
+#[xdp(frags)]
+pub fn steer_proof(ctx: XdpContext) -> u32 {
+    run!(ctx, forward::cookie::proof)
+}
+
+/// `Stage::CookieOpen`.
+#[xdp(frags)]
+pub fn steer_cookie_open(ctx: XdpContext) -> u32 {
+    run!(ctx, forward::cookie::open)
+}
+
+/// `Stage::Handshake`.
+#[xdp(frags)]
+pub fn steer_handshake(ctx: XdpContext) -> u32 {
+    run!(ctx, forward::cookie::handshake)
+}
+
 /// Passes everything: what a veth's peer needs to have before frames can be sent back into it, and what the other programs'
 /// cost is measured against.
 #[xdp(frags)]

@@ -1,11 +1,420 @@
-//! Stage `Cookie`: handshakes of NAT VIPs done with SYN cookies while SYNs come too fast.
+//! The stages of handshakes by SYN cookie, for VIPs with NAT that get SYNs faster than they should (RFC 4987, section 3.6).
+//!
+//! [`cookie`] answers a SYN and remembers nothing. [`proof`] sees whether an acknowledgement is of such an answer, and chooses a backend;
+//! [`open`] enters the flow and makes of the acknowledgement a SYN to the backend. [`handshake`] makes of the backend's answer an
+//! acknowledgement to the client. From then on the sequence numbers of one side are moved to those of the other.
+//!
+//! Our answer closes the window, so that no data comes before the backend is there to take it; what the client gets then opens it, and its first
+//! data finishes the handshake with the backend (as netfilter's SYNPROXY does it). Only the size of segments is agreed on: no window scaling, no
+//! selective acknowledgements, no timestamps, since all of them would have to be remembered.
 
-use super::{Step, fault};
-use crate::packet::Frame;
+use super::answer::turn_link;
+use super::choose::{self, Places};
+use super::deliver::leave;
+use super::nat::entry::{self, Home, Opening, Side};
+use super::{Stage, Step, drop, limit};
+use crate::checksum::{finish, fold, word, words_2, words_8};
+use crate::flow::{FlowKey, HandOver, NatFlow};
+use crate::hash;
+use crate::packet::parse::{OFFSET_MASK, Packet, parse};
+use crate::packet::translate::{self, TTL};
+use crate::packet::{Frame, ipv4, ipv6, rewrite, tcp};
 use crate::tables::Tables;
+use crate::verdict::{Reason, Verdict};
+use crate::vip::VipRow;
 
-/// The stage.
+/// Largest segments that a cookie can remember: a host without the option, tunnels, PPPoE, Ethernet (as Linux chooses them in `syncookies.c`).
+const SEGMENTS_IPV4: u64 = packed([536, 1300, 1440, 1460]);
+/// See [`SEGMENTS_IPV4`].
+const SEGMENTS_IPV6: u64 = packed([1220, 1280, 1420, 1440]);
+/// How many.
+const CLASSES: usize = 4;
+/// Options that are looked at for the largest segment: most put it first.
+const OPTIONS_MAX: u32 = 4;
+/// The window that a backend is told of which waits for its client: what a client of any size has room for (RFC 6928).
+const WINDOW_BYTES: u16 = 14_600;
+/// Bytes of every TCP header that is written here: one option, or as many bytes of nothing.
+const HEADER_BYTES: usize = 24;
+/// Nothing, as an option.
+const NO_OPTION: [u8; 4] = [1; 4];
+
+/// The stage `Cookie`: a SYN beyond the VIP's rate. [`HandOver`] has the VIP.
 #[inline(always)]
-pub fn cookie<F: Frame, T: Tables>(_frame: &mut F, tables: &T) -> Step {
-    Step::Done(fault(tables))
+pub fn cookie<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
+    let Ok(packet) = parse(frame) else { return Step::Done(Verdict::Pass) };
+    let note = tables.handed_over();
+    match send_cookie(frame, tables, &packet) {
+        Ok(()) => {
+            tables.count_reason(Some(note.vip), Reason::CookieSent);
+            Step::Done(Verdict::Transmit)
+        }
+        Err(reason) => drop(tables, note.vip, reason),
+    }
+}
+
+#[inline(always)]
+fn send_cookie<F: Frame, T: Tables>(frame: &mut F, tables: &T, packet: &Packet) -> Result<(), Reason> {
+    let at = packet.transport_at;
+    let sequence = number(frame, at, tcp::SEQUENCE_AT).ok_or(Reason::Truncated)?;
+    let class = class_of(segment_bytes_max(frame, at), frame.is_set(packet.is_ipv6));
+    let cookie = tables.cookie(&packet.key, sequence, class).ok_or(Reason::CookieInvalid)?;
+    let segment = Segment {
+        ends: packet.key.reversed(),
+        sequence: cookie,
+        acknowledgement: sequence.wrapping_add(1),
+        flags: tcp::SYN | tcp::ACK,
+        window: 0,
+        option: segment_option(class, frame.is_set(packet.is_ipv6)),
+    };
+    segment.write(frame, packet).ok_or(Reason::NoHeadroom)?;
+    turn_link(frame).ok_or(Reason::Truncated)
+}
+
+/// The stage `Proof`: an acknowledgement of no flow. [`HandOver`] has the VIP.
+#[inline(always)]
+pub fn proof<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
+    let Ok(packet) = parse(frame) else { return Step::Done(Verdict::Pass) };
+    let vip = tables.handed_over().vip;
+    match proven(frame, tables, packet, vip) {
+        Ok(note) => {
+            tables.hand_over(note);
+            Step::Next(Stage::CookieOpen)
+        }
+        Err(reason) => drop(tables, vip, reason),
+    }
+}
+
+/// The backend of who has proven that the SYN was his, and what the cookie has kept, in [`HandOver::mtu`].
+#[inline(always)]
+fn proven<F: Frame, T: Tables>(frame: &F, tables: &T, packet: Packet, vip: u32) -> Result<HandOver, Reason> {
+    let row = tables.vip_row(vip).ok_or(Reason::NoBackend)?;
+    let (sequence, cookie) = numbers(frame, packet.transport_at).ok_or(Reason::Truncated)?;
+    let class = class_held(tables, &packet.key, sequence, cookie).ok_or(Reason::CookieInvalid)?;
+    if !limit::may_open(tables, vip, row, &packet.key.source) {
+        return Err(Reason::SourceRate);
+    }
+    let packet = Packet { opens: frame.settle(1, 1) as u8, ..packet };
+    let places = Places::of(frame, tables, &packet.key);
+    let slot = choose::backend(frame, tables, &packet, vip, row, &places).ok_or(Reason::NoBackend)?;
+    Ok(HandOver { vip, slot, mtu: class as u32, zero: 0 })
+}
+
+#[inline(always)]
+fn class_held<T: Tables>(tables: &T, key: &FlowKey, sequence: u32, cookie: u32) -> Option<u8> {
+    for class in 0..CLASSES as u8 {
+        if tables.cookie_holds(key, sequence, class, cookie) {
+            return Some(class);
+        }
+    }
+    None
+}
+
+/// The stage `CookieOpen`: a handshake with a client is done. [`HandOver`] has VIP, backend and class.
+#[inline(always)]
+pub fn open<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
+    let Ok(packet) = parse(frame) else { return Step::Done(Verdict::Pass) };
+    let note = tables.handed_over();
+    let opened =
+        enter(frame, tables, &packet, &note).and_then(|()| send_first(frame, tables, note.mtu as u8));
+    opened.unwrap_or_else(|reason| drop(tables, note.vip, reason))
+}
+
+#[inline(always)]
+fn enter<F: Frame, T: Tables>(frame: &F, tables: &T, packet: &Packet, note: &HandOver) -> Result<(), Reason> {
+    let row = tables.vip_row(note.vip).ok_or(Reason::NoBackend)?;
+    let backend = tables.backend(note.slot).ok_or(Reason::NoBackend)?;
+    let opening = Opening {
+        key: &packet.key,
+        vip: note.vip,
+        keeps_client: row.flags & VipRow::KEEP_CLIENT != 0,
+        slot: note.slot,
+        instance: backend.instance,
+        hop: tables.hop(note.slot).ok_or(Reason::NoNextHop)?,
+        client: Side::of(frame).ok_or(Reason::Truncated)?,
+        flags: NatFlow::COOKIE_OPENING | (note.mtu as u16) << NatFlow::CLASS_SHIFT,
+        numbers: numbers(frame, packet.transport_at).ok_or(Reason::Truncated)?,
+        hash: hash::of_flow(&packet.key, tables.settings().seed) as u32,
+    };
+    entry::open(tables, Home::Known, &opening)
+}
+
+/// Read again rather than kept, as in `nat::send_first`.
+#[inline(always)]
+fn send_first<F: Frame, T: Tables>(frame: &mut F, tables: &T, class: u8) -> Result<Step, Reason> {
+    let packet = parse(frame).map_err(|_| Reason::Truncated)?;
+    let flow = tables.nat(&packet.key).ok_or(Reason::NatTableFull)?;
+    tables.count(flow.vip as u32, Some(flow.slot), packet.bytes as u64, true);
+    send_syn(frame, tables, &packet, flow, class)
+}
+
+/// A SYN to the backend, in place of what the client sent.
+#[inline(always)]
+fn send_syn<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    packet: &Packet,
+    flow: &NatFlow,
+    class: u8,
+) -> Result<Step, Reason> {
+    let window: [u8; 2] = frame.read(packet.transport_at + tcp::WINDOW_AT).ok_or(Reason::Truncated)?;
+    let segment = Segment {
+        ends: entry::other_key(flow, tcp::PROTOCOL).reversed(),
+        sequence: flow.sequence_delta,
+        acknowledgement: 0,
+        flags: tcp::SYN,
+        window: u16::from_be_bytes(window),
+        option: segment_option(class, frame.is_set(packet.is_ipv6)),
+    };
+    segment.write(frame, packet).ok_or(Reason::NoHeadroom)?;
+    let hop = tables.hop(flow.slot).ok_or(Reason::NoNextHop)?;
+    let interface = hop.interface;
+    if interface == 0 {
+        return Err(Reason::NoNextHop);
+    }
+    rewrite::redirect_link(frame, packet.network_at, hop).ok_or(Reason::NoHeadroom)?;
+    Ok(Step::Done(leave(frame, interface)))
+}
+
+/// The stage `Handshake`: a packet of a flow whose handshake with the backend is not finished, in either direction, or the backend's answer once more.
+#[inline(always)]
+pub fn handshake<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
+    let Ok(packet) = parse(frame) else { return Step::Done(Verdict::Pass) };
+    let Some(flow) = tables.nat(&packet.key) else { return Step::Done(Verdict::Pass) };
+    let vip = flow.vip as u32;
+    let step = if flow.flags & NatFlow::TO_CLIENT != 0 {
+        of_backend(frame, tables, &packet, flow)
+    } else {
+        of_client(frame, tables, &packet, flow)
+    };
+    step.unwrap_or_else(|reason| drop(tables, vip, reason))
+}
+
+/// The client waits: the SYN or the answer to it was lost, or it is impatient.
+#[inline(always)]
+fn of_client<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    packet: &Packet,
+    flow: &NatFlow,
+) -> Result<Step, Reason> {
+    if packet.flags & (tcp::SYN | tcp::RST) != 0 {
+        entry::forget(tables, Home::Known, &packet.key, flow);
+        return Err(Reason::UnknownFlow);
+    }
+    tables.touch_nat(&packet.key, flow, flow.flags);
+    send_syn(frame, tables, packet, flow, (flow.flags >> NatFlow::CLASS_SHIFT) as u8)
+}
+
+#[inline(always)]
+fn of_backend<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    packet: &Packet,
+    flow: &NatFlow,
+) -> Result<Step, Reason> {
+    let (before, acknowledged) = numbers(frame, packet.transport_at).ok_or(Reason::Truncated)?;
+    let sequence = before.wrapping_add(1);
+    let is_answer = packet.flags & (tcp::SYN | tcp::ACK) == tcp::SYN | tcp::ACK;
+    if is_answer && flow.flags & NatFlow::SHIFTED != 0 {
+        return acknowledge(frame, packet, sequence, acknowledged.wrapping_add(1));
+    }
+    let is_reset = packet.flags & tcp::RST != 0;
+    let other = entry::other_key(flow, tcp::PROTOCOL);
+    let first = tables.nat(&other).ok_or(Reason::UnknownFlow)?.sequence_delta;
+    if !is_answer && !is_reset || acknowledged != first {
+        return Err(Reason::UnknownFlow);
+    }
+    let window: [u8; 2] = frame.read(packet.transport_at + tcp::WINDOW_AT).ok_or(Reason::Truncated)?;
+    let segment = Segment {
+        ends: other.reversed(),
+        sequence: flow.sequence_delta.wrapping_add(1),
+        acknowledgement: first.wrapping_add(1),
+        flags: tcp::ACK | packet.flags & tcp::RST,
+        window: u16::from_be_bytes(window),
+        option: NO_OPTION,
+    };
+    let interface = flow.interface;
+    segment.write(frame, packet).ok_or(Reason::NoHeadroom)?;
+    translate::link_to_client(frame, packet, flow).ok_or(Reason::NoHeadroom)?;
+    if is_reset {
+        entry::forget(tables, Home::Known, &packet.key, flow);
+    } else {
+        entry::shift(tables, &packet.key, flow, flow.sequence_delta.wrapping_sub(sequence));
+    }
+    Ok(Step::Done(leave(frame, interface)))
+}
+
+/// What the backend would have had from the client, who has nothing to say yet.
+#[inline(always)]
+fn acknowledge<F: Frame>(
+    frame: &mut F,
+    packet: &Packet,
+    sequence: u32,
+    acknowledged: u32,
+) -> Result<Step, Reason> {
+    let segment = Segment {
+        ends: packet.key.reversed(),
+        sequence: acknowledged,
+        acknowledgement: sequence.wrapping_add(1),
+        flags: tcp::ACK,
+        window: WINDOW_BYTES,
+        option: NO_OPTION,
+    };
+    segment.write(frame, packet).ok_or(Reason::NoHeadroom)?;
+    turn_link(frame).ok_or(Reason::Truncated)?;
+    Ok(Step::Done(Verdict::Transmit))
+}
+
+/// A TCP segment of ours, without data.
+struct Segment {
+    ends: FlowKey,
+    sequence: u32,
+    acknowledgement: u32,
+    flags: u8,
+    window: u16,
+    option: [u8; 4],
+}
+
+impl Segment {
+    /// Writes it in place of `packet`, behind the frame's link header.
+    #[inline(always)]
+    fn write<F: Frame>(&self, frame: &mut F, packet: &Packet) -> Option<()> {
+        let at = packet.network_at;
+        let is_ipv6 = frame.is_set(packet.is_ipv6);
+        let header_bytes = if is_ipv6 { ipv6::HEADER_BYTES } else { ipv4::HEADER_BYTES };
+        frame.set_bytes(at + header_bytes + HEADER_BYTES)?;
+        let ends = self.ends.words();
+        if is_ipv6 {
+            frame.write(
+                at,
+                ipv6::Header {
+                    version_class_label: 0x6000_0000_u32.to_be(),
+                    payload: (HEADER_BYTES as u16).to_be(),
+                    next: tcp::PROTOCOL,
+                    hops: TTL,
+                    source: ends.source,
+                    target: ends.target,
+                },
+            )?;
+        } else {
+            frame.write(at, self.header_ipv4())?;
+        }
+        let at = frame.settle(at + header_bytes, OFFSET_MASK);
+        frame.write(at, self.header())
+    }
+
+    #[inline(always)]
+    fn header_ipv4(&self) -> ipv4::Header {
+        let (source, target) = (ipv4::unmapped(&self.ends.source), ipv4::unmapped(&self.ends.target));
+        let total = ((ipv4::HEADER_BYTES + HEADER_BYTES) as u16).to_be();
+        let fragment = ipv4::DO_NOT_FRAGMENT.to_be();
+        let sum = word([0x45, 0])
+            + total as u32
+            + fragment as u32
+            + word([TTL, tcp::PROTOCOL])
+            + words_2(source.to_ne_bytes())
+            + words_2(target.to_ne_bytes());
+        ipv4::Header {
+            version_words: 0x45,
+            traffic_class: 0,
+            total,
+            identification: 0,
+            fragment,
+            ttl: TTL,
+            protocol: tcp::PROTOCOL,
+            checksum: finish(sum),
+            source,
+            target,
+        }
+    }
+
+    /// The TCP header in words.
+    #[inline(always)]
+    fn header(&self) -> [u32; HEADER_BYTES / 4] {
+        let ends = self.ends.words();
+        let ports = ends.source_port as u32 | (ends.target_port as u32) << 16;
+        let (sequence, acknowledgement) = (self.sequence.to_be(), self.acknowledgement.to_be());
+        let rest =
+            (HEADER_BYTES as u32 / 4) << 4 | (self.flags as u32) << 8 | (self.window.to_be() as u32) << 16;
+        let option = u32::from_ne_bytes(self.option);
+        let mut sum = words_8(&self.ends.source) + words_8(&self.ends.target);
+        sum += word([0, tcp::PROTOCOL]) + (HEADER_BYTES as u16).to_be() as u32;
+        for part in [ports, sequence, acknowledgement, rest, option] {
+            sum += fold(part) as u32;
+        }
+        [ports, sequence, acknowledgement, rest, finish(sum) as u32, option]
+    }
+}
+
+/// The four bytes at `field` of a TCP header.
+#[inline(always)]
+fn number<F: Frame>(frame: &F, transport_at: usize, field: usize) -> Option<u32> {
+    Some(u32::from_be_bytes(frame.read(transport_at + field)?))
+}
+
+/// What came before what a segment begins with, and before what it wants next: of the last of a handshake the first numbers of both sides.
+#[inline(always)]
+fn numbers<F: Frame>(frame: &F, transport_at: usize) -> Option<(u32, u32)> {
+    let sequence = number(frame, transport_at, tcp::SEQUENCE_AT)?;
+    let acknowledgement = number(frame, transport_at, tcp::ACKNOWLEDGEMENT_AT)?;
+    Some((sequence.wrapping_sub(1), acknowledgement.wrapping_sub(1)))
+}
+
+/// What the sender of a SYN says that its segments may have; 0 where it says nothing that is found.
+#[inline(always)]
+fn segment_bytes_max<F: Frame>(frame: &F, transport_at: usize) -> u16 {
+    let mut at = transport_at + tcp::HEADER_BYTES;
+    for _ in 0..OPTIONS_MAX {
+        let Some([kind, bytes, high, low]) = frame.read::<[u8; 4]>(at) else { return 0 };
+        if kind == tcp::SEGMENT_OPTION && bytes == 4 {
+            return u16::from_be_bytes([high, low]);
+        }
+        let bytes = match kind {
+            0 => return 0,
+            1 => 1,
+            _ => bytes,
+        };
+        at = frame.settle(at + bytes as usize, OFFSET_MASK);
+    }
+    0
+}
+
+/// Four sizes in a word: an array would lie in a map of its own.
+const fn packed(sizes: [u16; CLASSES]) -> u64 {
+    sizes[0] as u64 | (sizes[1] as u64) << 16 | (sizes[2] as u64) << 32 | (sizes[3] as u64) << 48
+}
+
+#[inline(always)]
+fn size_of_class(class: u8, is_ipv6: bool) -> u16 {
+    let sizes = if is_ipv6 { SEGMENTS_IPV6 } else { SEGMENTS_IPV4 };
+    (sizes >> (16 * (class & (CLASSES as u8 - 1)))) as u16
+}
+
+/// The largest class that is not larger.
+#[inline(always)]
+fn class_of(segment_bytes: u16, is_ipv6: bool) -> u8 {
+    let holds = |class: u8| (segment_bytes >= size_of_class(class, is_ipv6)) as u8;
+    holds(1) + holds(2) + holds(3)
+}
+
+/// The option that tells the largest segment of the class.
+#[inline(always)]
+fn segment_option(class: u8, is_ipv6: bool) -> [u8; 4] {
+    let [high, low] = size_of_class(class, is_ipv6).to_be_bytes();
+    [tcp::SEGMENT_OPTION, 4, high, low]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn class_is_the_largest_that_the_client_can_take() {
+        for (bytes, ipv4, ipv6) in
+            [(0, 536, 1220), (1299, 536, 1280), (1300, 1300, 1280), (1459, 1440, 1440), (9000, 1460, 1440)]
+        {
+            assert_eq!(size_of_class(class_of(bytes, false), false), ipv4, "{bytes}");
+            assert_eq!(size_of_class(class_of(bytes, true), true), ipv6, "{bytes}");
+        }
+    }
 }

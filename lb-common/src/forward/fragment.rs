@@ -64,24 +64,28 @@ fn is_local<T: Tables>(tables: &T, vip: VipIndex) -> bool {
 
 #[inline(always)]
 fn later<F: Frame, T: Tables>(frame: &mut F, tables: &T, network: &Network) -> Step {
-    let Some(first) = tables.fragment(&key(network)) else { return unknown(tables, &network.target()) };
-    if tables.now_ns().saturating_sub(first.seen_at_ns) > PARTS_NS {
-        return unknown(tables, &network.target());
-    }
-    if !frame.holds(network.network_at + network.bytes) {
-        return unknown(tables, &network.target());
-    }
-    let packet = with_ports(frame, network, u32::from_ne_bytes(first.ports));
-    let flags = tables.settings().flags;
+    let Some(packet) = with_ports(frame, tables, network) else { return unknown(tables, &network.target()) };
     if limit::is_denied(tables, &network.source()) {
         return unknown(tables, &network.target());
     }
+    let flags = tables.settings().flags;
     if flags & Settings::NAT != 0
         && let Some(step) = nat::related(frame, tables, &packet, Extent::Network)
     {
         return step;
     }
-    if flags & Settings::DIRECT != 0
+    if flags & Settings::DIRECT == 0 {
+        return unknown(tables, &network.target());
+    }
+    Step::Next(Stage::FragmentDirect)
+}
+
+/// The stage `FragmentDirect`: a later part of a datagram that is not translated.
+#[inline(always)]
+pub fn fragment_direct<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
+    let Ok(network) = network(frame) else { return PASS };
+    let network = network.joined(frame);
+    if let Some(packet) = with_ports(frame, tables, &network)
         && let Some(way) = Way::of_later(frame, tables, &packet)
     {
         return deliver(frame, tables, &packet, way).unwrap_or_else(|reason| drop(tables, way.vip, reason));
@@ -109,10 +113,17 @@ fn key(network: &Network) -> FragmentKey {
     }
 }
 
-/// The part as a packet of its flow. What it has no header of, nobody reads or writes.
+/// The part as a packet of its flow, with the ports of the first part. What it has no header of, nobody reads or writes. `None`: the first
+/// part has not been seen, or it is not all there.
 #[inline(always)]
-fn with_ports<F: Frame>(frame: &F, network: &Network, ports: u32) -> Packet {
-    Packet {
+fn with_ports<F: Frame, T: Tables>(frame: &F, tables: &T, network: &Network) -> Option<Packet> {
+    let first = tables.fragment(&key(network))?;
+    let is_late = tables.now_ns().saturating_sub(first.seen_at_ns) > PARTS_NS;
+    if is_late || !frame.holds(network.network_at + network.bytes) {
+        return None;
+    }
+    let ports = u32::from_ne_bytes(first.ports);
+    Some(Packet {
         key: parse::key(frame, network.source, network.target, ports, network.protocol),
         network_at: network.network_at,
         transport_at: network.transport_at,
@@ -123,5 +134,5 @@ fn with_ports<F: Frame>(frame: &F, network: &Network, ports: u32) -> Packet {
         opens: frame.settle(0, 1) as u8,
         ttl: network.ttl,
         traffic_class: network.traffic_class,
-    }
+    })
 }

@@ -45,7 +45,7 @@ pub enum Stage {
     Icmp = 2,
     /// [`fragment::fragment`].
     Fragment = 3,
-    /// [`cookie::cookie`]: a SYN for a NAT VIP above its rate, or what may be the answer to a cookie. [`HandOver`] has the VIP.
+    /// [`cookie::cookie`]: a SYN for a NAT VIP above its rate. [`HandOver`] has the VIP.
     Cookie = 4,
     /// [`answer::answer`]: the packet cannot go on, and its sender should know. [`HandOver`] says why.
     Answer = 5,
@@ -55,11 +55,21 @@ pub enum Stage {
     IcmpDirect = 7,
     /// [`known::beginning`]: the first part of a datagram that is ours.
     Beginning = 8,
+    /// [`icmp::icmp_nat`]: an ICMP error that may be about a translated flow.
+    IcmpNat = 9,
+    /// [`fragment::fragment_direct`]: a later part of a datagram that is not translated.
+    FragmentDirect = 10,
+    /// [`cookie::proof`]: what may be the answer to a cookie. [`HandOver`] has the VIP.
+    Proof = 11,
+    /// [`cookie::open`]: the answer to a cookie. [`HandOver`] has the VIP, the backend and what the cookie said.
+    CookieOpen = 12,
+    /// [`cookie::handshake`]: a packet of a flow that a cookie began.
+    Handshake = 13,
 }
 
 impl Stage {
     /// Entries of the array.
-    pub const COUNT: u32 = 9;
+    pub const COUNT: u32 = 14;
     /// Every stage in order of its number.
     pub const ALL: [Self; Self::COUNT as usize] = [
         Self::New,
@@ -71,6 +81,11 @@ impl Stage {
         Self::Open,
         Self::IcmpDirect,
         Self::Beginning,
+        Self::IcmpNat,
+        Self::FragmentDirect,
+        Self::Proof,
+        Self::CookieOpen,
+        Self::Handshake,
     ];
 
     /// The kernel program that is this stage.
@@ -85,6 +100,11 @@ impl Stage {
             Self::Open => "steer_open",
             Self::IcmpDirect => "steer_icmp_direct",
             Self::Beginning => "steer_beginning",
+            Self::IcmpNat => "steer_icmp_nat",
+            Self::FragmentDirect => "steer_fragment_direct",
+            Self::Proof => "steer_proof",
+            Self::CookieOpen => "steer_cookie_open",
+            Self::Handshake => "steer_handshake",
         }
     }
 }
@@ -110,6 +130,11 @@ pub fn forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
             Step::Next(Stage::Open) => nat::open(frame, tables),
             Step::Next(Stage::IcmpDirect) => icmp::icmp_direct(frame, tables),
             Step::Next(Stage::Beginning) => known::beginning(frame, tables),
+            Step::Next(Stage::IcmpNat) => icmp::icmp_nat(frame, tables),
+            Step::Next(Stage::FragmentDirect) => fragment::fragment_direct(frame, tables),
+            Step::Next(Stage::Proof) => cookie::proof(frame, tables),
+            Step::Next(Stage::CookieOpen) => cookie::open(frame, tables),
+            Step::Next(Stage::Handshake) => cookie::handshake(frame, tables),
         };
     }
     fault(tables)

@@ -112,8 +112,10 @@ fn established<'a, F: Frame, T: Tables>(
     flow: &'a NatFlow,
 ) -> Found<'a> {
     let (key, vip) = (&packet.key, flow.vip as u32);
-    if flow.flags & NatFlow::COOKIE_OPENING != 0 {
-        return Found::Other(Step::Next(Stage::Cookie));
+    let is_second_answer =
+        flow.flags & NatFlow::SHIFTED != 0 && packet.flags & (tcp::SYN | tcp::ACK) == tcp::SYN | tcp::ACK;
+    if flow.flags & NatFlow::COOKIE_OPENING != 0 || is_second_answer {
+        return Found::Other(Step::Next(Stage::Handshake));
     }
     let mut flow = flow;
     if flow.flags & NatFlow::TO_CLIENT == 0 {
@@ -193,7 +195,7 @@ fn unknown<T: Tables>(tables: &T, packet: &Packet) -> Step {
     }
     let takes_cookies = tables.vip_row(note.vip).is_some_and(|row| row.syn_rate != 0);
     if takes_cookies && packet.flags & (tcp::SYN | tcp::RST | tcp::ACK) == tcp::ACK {
-        return Step::Next(Stage::Cookie);
+        return Step::Next(Stage::Proof);
     }
     drop(tables, note.vip, Reason::UnknownFlow)
 }
@@ -203,15 +205,12 @@ fn unknown<T: Tables>(tables: &T, packet: &Packet) -> Step {
 pub fn open<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
     let Ok(packet) = parse_beginning(frame) else { return Step::Done(Verdict::Pass) };
     let note = tables.handed_over();
-    let opened = if packet.is_tcp() {
-        // A SYN that is repeated.
-        if tables.nat_half_open(&packet.key).is_some() {
-            return Step::Next(Stage::Nat);
-        }
-        enter(frame, tables, &packet, Home::HalfOpen, &note)
-    } else {
-        enter(frame, tables, &packet, Home::Known, &note)
-    };
+    // A SYN that is repeated.
+    if packet.is_tcp() && tables.nat_half_open(&packet.key).is_some() {
+        return Step::Next(Stage::Nat);
+    }
+    let home = if packet.is_tcp() { Home::HalfOpen } else { Home::Known };
+    let opened = enter(frame, tables, &packet, home, &note);
     let opened = opened.and_then(|()| send_first(frame, tables));
     opened.unwrap_or_else(|reason| drop(tables, note.vip, reason))
 }
@@ -244,6 +243,7 @@ fn enter<F: Frame, T: Tables>(
         hop: tables.hop(note.slot).ok_or(Reason::NoNextHop)?,
         client: Side::of(frame).ok_or(Reason::Truncated)?,
         flags: 0,
+        numbers: (0, 0),
         hash: hash::of_flow(&packet.key, tables.settings().seed) as u32,
     };
     entry::open(tables, home, &opening)
@@ -279,10 +279,42 @@ pub fn related<F: Frame, T: Tables>(
         Some(flow) => flow,
         None => tables.nat_half_open(&packet.key)?,
     };
-    if flow.flags & NatFlow::TO_CLIENT == 0 && !is_alive(tables, flow.slot, flow.instance) {
+    let is_to_client = flow.flags & NatFlow::TO_CLIENT != 0;
+    if !is_to_client && !is_alive(tables, flow.slot, flow.instance) {
         return None;
     }
-    Some(send(frame, tables, packet, flow, extent))
+    let sent = send_related(frame, tables, packet, flow, extent);
+    Some(sent.unwrap_or_else(|reason| drop(tables, flow.vip as u32, reason)))
+}
+
+/// As [`send`], with one translation for both directions: that of an error is long.
+#[inline(always)]
+fn send_related<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    packet: &Packet,
+    flow: &NatFlow,
+    extent: Extent<'_>,
+) -> Result<Step, Reason> {
+    if packet.ttl <= 1 {
+        return Err(Reason::TimeExceeded);
+    }
+    translate::translate(frame, packet, flow, extent).ok_or(Reason::Truncated)?;
+    if flow.flags & NatFlow::TO_CLIENT != 0 {
+        translate::link_to_client(frame, packet, flow).ok_or(Reason::NoHeadroom)?;
+        return Ok(Step::Done(leave(frame, flow.interface)));
+    }
+    let hop = tables.hop(flow.slot).ok_or(Reason::NoNextHop)?;
+    let interface = hop.interface;
+    if interface == 0 {
+        return Err(Reason::NoNextHop);
+    }
+    if packet.bytes > hop.mtu as usize {
+        return Err(Reason::TooBig);
+    }
+    rewrite::redirect_link(frame, packet.network_at, hop).ok_or(Reason::NoHeadroom)?;
+    tables.count(flow.vip as u32, Some(flow.slot), packet.bytes as u64, false);
+    Ok(Step::Done(leave(frame, interface)))
 }
 
 /// A client's packet on to its backend; `extent` says what of it is translated.

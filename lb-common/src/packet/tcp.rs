@@ -30,6 +30,10 @@ pub const PROTOCOL: u8 = 6;
 pub const HEADER_BYTES: usize = 20;
 /// Where the checksum is.
 pub const CHECKSUM_AT: usize = 16;
+/// Where the window is.
+pub const WINDOW_AT: usize = 14;
+/// The option that says how many bytes a segment may have; the number is in the last two of its four bytes.
+pub const SEGMENT_OPTION: u8 = 2;
 /// Where the sequence number is.
 pub const SEQUENCE_AT: usize = 4;
 /// Where the acknowledgement number is.

@@ -35,6 +35,8 @@ pub struct Opening<'a> {
     pub client: Side,
     /// [`NatFlow`]'s flags that both entries begin with.
     pub flags: u16,
+    /// What both entries begin with in [`NatFlow::sequence_delta`]: the client's, that of the replies.
+    pub numbers: (u32, u32),
     /// Where the search for a port begins.
     pub hash: u32,
 }
@@ -182,7 +184,7 @@ pub fn open<T: Tables>(tables: &T, home: Home, opening: &Opening<'_>) -> Result<
         vip: opening.vip as u16,
         flags: opening.flags | NatFlow::TO_CLIENT,
         interface: opening.client.interface,
-        sequence_delta: 0,
+        sequence_delta: opening.numbers.1,
         link: opening.client.link,
         link_rest: opening.client.link_rest,
         vlan: opening.client.vlan,
@@ -203,6 +205,7 @@ pub fn open<T: Tables>(tables: &T, home: Home, opening: &Opening<'_>) -> Result<
     entry.transport_delta = change(outside_ports, inside_ports);
     entry.network_delta = fold(change(outside, inside) as u32 + ONE_HOP as u32);
     entry.flags = opening.flags;
+    entry.sequence_delta = opening.numbers.0;
     if home.add(tables, opening.key, entry.flow()) {
         return Ok(());
     }
@@ -306,6 +309,21 @@ pub fn redirect<T: Tables>(tables: &T, key: &FlowKey, flow: &NatFlow, side: Side
     replace(tables, key, flow, side);
     if let Some(reply) = tables.nat(&other) {
         replace(tables, &other, reply, side);
+    }
+}
+
+/// The handshake by cookie is finished on both sides: sequence numbers move by `delta`. `flow` is the entry of the replies.
+#[inline(always)]
+pub fn shift<T: Tables>(tables: &T, key: &FlowKey, flow: &NatFlow, delta: u32) {
+    let other = other_key(flow, key.protocol);
+    let mut entry = *flow.words();
+    (entry.flags, entry.sequence_delta) = (NatFlow::TO_CLIENT | NatFlow::SHIFTED | NatFlow::ANSWERED, delta);
+    entry.seen_at_ns = tables.now_ns();
+    tables.replace_nat(key, entry.flow());
+    if let Some(client) = tables.nat(&other) {
+        entry = *client.words();
+        (entry.flags, entry.sequence_delta) = (NatFlow::SHIFTED, delta);
+        tables.replace_nat(&other, entry.flow());
     }
 }
 

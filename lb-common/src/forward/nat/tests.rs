@@ -402,3 +402,254 @@ proptest! {
         }
     }
 }
+
+/// Addresses, ports, numbers, flags of a TCP frame without tags, IP options and extensions.
+fn segment(frame: &[u8]) -> ([u16; 2], u32, u32, u8) {
+    let at = if frame[12..14] == [8, 0] { 34 } else { 54 };
+    let number = |at: usize| u32::from_be_bytes(frame[at..at + 4].try_into().expect("four bytes"));
+    (ports(frame), number(at + 4), number(at + 8), frame[at + 13])
+}
+
+/// A segment with these numbers.
+fn numbered(source: SocketAddr, target: SocketAddr, flags: u8, at: [u32; 2], payload: &[u8]) -> Packet {
+    let mut packet = Packet::tcp(source, target, flags, payload);
+    let Body::Tcp { numbers, .. } = &mut packet.body else { panic!("TCP") };
+    *numbers = at;
+    packet
+}
+
+impl Lab {
+    /// Its VIP gets more SYNs than it should from now on.
+    fn flooded(mut self) -> Self {
+        self.tables.world.vip_rows[0].syn_rate = 1;
+        for port in 1..=2 {
+            self.client.set_port(port);
+            assert_eq!(self.client_sends(SYN).0, Verdict::Redirect(INSIDE), "twice the rate for a moment");
+        }
+        self.client.set_port(5555);
+        self
+    }
+
+    /// A SYN answered with a cookie, which is returned.
+    fn cookie(&mut self, isn: u32) -> u32 {
+        let mut syn = numbered(self.client, self.vip, SYN, [isn, 0], b"");
+        let Body::Tcp { options, .. } = &mut syn.body else { panic!("TCP") };
+        *options = std::vec![1, 3, 3, 7, 2, 4, 5, 0xa0];
+        let (verdict, frame) = self.run(&syn.frame(), OUTSIDE);
+        assert_eq!(verdict, Verdict::Transmit);
+        let (ends, cookie, acknowledged, flags) = segment(&frame);
+        assert_eq!((ends, acknowledged, flags), ([443, 5555], isn.wrapping_add(1), SYN | ACK));
+        assert_eq!(frame[..12], [syn.link[1], syn.link[0]].concat());
+        assert_eq!(frame[frame.len() - 4..], [2, 4, 5, 0xa0]);
+        cookie
+    }
+}
+
+#[test]
+fn handshake_by_cookie_ends_in_an_ordinary_flow() {
+    let (isn, backend_isn) = (0xffff_fffe_u32, 77_u32);
+    for lab in [Lab::v4(), Lab::v6(), Lab::v4().keep_client()] {
+        let mut lab = lab.flooded();
+        let entries = lab.tables.half_open.len();
+        let cookie = lab.cookie(isn);
+        assert_eq!((lab.tables.half_open.len(), lab.tables.nat.len()), (entries, 0), "nothing is remembered");
+        let after = [isn.wrapping_add(1), cookie.wrapping_add(1)];
+        let (client, vip, backend) = (lab.client, lab.vip, lab.backends[0]);
+
+        let acknowledgement = numbered(client, vip, ACK, after, b"").frame();
+        let (verdict, frame) = lab.run(&acknowledgement, OUTSIDE);
+        assert_eq!(verdict, Verdict::Redirect(INSIDE));
+        let (ends, sequence, _, flags) = segment(&frame);
+        assert_eq!((ends[1], sequence, flags), (8443, isn, SYN));
+        assert_eq!(frame[frame.len() - 4..], [2, 4, 5, 0xa0], "the client's size of segments");
+        let (verdict, again) = lab.run(&acknowledgement, OUTSIDE);
+        assert_eq!((verdict, again), (Verdict::Redirect(INSIDE), frame), "an impatient client");
+
+        let keeps = ends[0] == client.port();
+        let ours = if keeps { client } else { SocketAddr::new(lab.ours.ip(), ends[0]) };
+        let answer = numbered(backend, ours, SYN | ACK, [backend_isn, after[0]], b"").frame();
+        let (verdict, frame) = lab.run(&answer, INSIDE);
+        assert_eq!(verdict, Verdict::Redirect(OUTSIDE));
+        assert_eq!(segment(&frame), ([443, 5555], after[1], after[0], ACK));
+
+        let (verdict, frame) = lab.run(&answer, INSIDE);
+        assert_eq!(verdict, Verdict::Transmit, "an impatient backend");
+        assert_eq!(segment(&frame), ([ends[0], 8443], after[0], backend_isn + 1, ACK));
+
+        let question = numbered(client, vip, ACK, after, b"question");
+        let (verdict, frame) = lab.run(&question.frame(), OUTSIDE);
+        assert_eq!(verdict, Verdict::Redirect(INSIDE));
+        assert_eq!(segment(&frame), (ends, after[0], backend_isn + 1, ACK));
+        let reply = numbered(backend, ours, ACK, [backend_isn + 1, after[0].wrapping_add(8)], b"an answer");
+        let (verdict, frame) = lab.run(&reply.frame(), INSIDE);
+        assert_eq!(verdict, Verdict::Redirect(OUTSIDE));
+        assert_eq!(segment(&frame), ([443, 5555], after[1], after[0].wrapping_add(8), ACK));
+        assert_eq!(lab.tables.nat.len(), 2);
+        assert_eq!(lab.tables.reason_count(Reason::CookieSent), 1);
+    }
+}
+
+#[test]
+fn acknowledgement_of_no_cookie_opens_nothing() {
+    let mut lab = Lab::v4().flooded();
+    let cookie = lab.cookie(100);
+    let mut check = |sequence: u32, acknowledged: u32, seconds: u64, expect: Verdict| {
+        lab.tables.now_ns = 1_000_000_000 * (1 + seconds);
+        let frame = numbered(lab.client, lab.vip, ACK, [sequence, acknowledged], b"").frame();
+        assert_eq!(lab.run(&frame, OUTSIDE).0, expect, "{sequence} {acknowledged} {seconds}");
+    };
+    check(101, cookie + 2, 0, Verdict::Drop(Reason::CookieInvalid));
+    check(102, cookie + 1, 0, Verdict::Drop(Reason::CookieInvalid));
+    check(101, cookie + 1, 300, Verdict::Drop(Reason::CookieInvalid));
+    check(101, cookie + 1, 1, Verdict::Redirect(INSIDE));
+}
+
+#[test]
+fn backend_that_refuses_ends_what_a_cookie_began() {
+    let mut lab = Lab::v4().flooded();
+    let cookie = lab.cookie(100);
+    let (client, vip, backend) = (lab.client, lab.vip, lab.backends[0]);
+    let (_, syn) = lab.run(&numbered(client, vip, ACK, [101, cookie.wrapping_add(1)], b"").frame(), OUTSIDE);
+    let ours = SocketAddr::new(lab.ours.ip(), ports(&syn)[0]);
+    let foreign = numbered(backend, ours, RST | ACK, [0, 55], b"").frame();
+    assert_eq!(
+        lab.run(&foreign, INSIDE).0,
+        Verdict::Drop(Reason::UnknownFlow),
+        "a reset of another handshake"
+    );
+    let (verdict, frame) = lab.run(&numbered(backend, ours, RST | ACK, [0, 101], b"").frame(), INSIDE);
+    assert_eq!(verdict, Verdict::Redirect(OUTSIDE));
+    assert_eq!(segment(&frame), ([443, 5555], cookie.wrapping_add(1), 101, RST | ACK));
+    assert!(lab.tables.nat.is_empty());
+}
+
+/// The error that `packet` becomes when its ends and those of what it quotes are these; the quotation is cut to `quoted_bytes`.
+fn error(
+    source: SocketAddr,
+    target: SocketAddr,
+    kind: [u8; 2],
+    quoted: &Packet,
+    quoted_bytes: usize,
+) -> Packet {
+    let mut error = Packet::icmp_error(source.ip(), target.ip(), kind, 1400, quoted);
+    let Body::Icmp { payload, .. } = &mut error.body else { panic!("ICMP") };
+    payload.truncate(quoted_bytes);
+    error
+}
+
+#[test]
+fn errors_about_a_flow_are_translated_with_what_they_quote() {
+    for mut lab in [Lab::v4(), Lab::v6(), Lab::v4().keep_client(), Lab::v6().keep_client()] {
+        let is_v4 = lab.client.is_ipv4();
+        let port = lab.connect();
+        let (_, datagram) = lab.datagram();
+        let (client, vip, backend) = (lab.client, lab.vip, lab.backends[0]);
+        let keeps = port == client.port();
+        let router: SocketAddr =
+            if is_v4 { "198.51.100.1:0" } else { "[2001:db8:9::1]:0" }.parse().expect("an address");
+        let ours = |port: u16| if keeps { client } else { SocketAddr::new(lab.ours.ip(), port) };
+        let (tcp_port, udp_port) = (ours(port), ours(ports(&datagram)[0]));
+        let too_big = if is_v4 { [3, 4] } else { [2, 0] };
+        let unreachable = if is_v4 { [3, 3] } else { [1, 4] };
+        let hop_link = lab.tables.world.hops[0].link;
+        let client_link: Vec<u8> = [[2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 1]].concat();
+        let header = if is_v4 { 20 } else { 40 };
+        for quoted_bytes in [header + 8, header + 18, 1000] {
+            for is_tcp in [true, false] {
+                let ours = if is_tcp { tcp_port } else { udp_port };
+                let make = |source, target| {
+                    if is_tcp {
+                        Packet::tcp(source, target, ACK, b"quoted bytes")
+                    } else {
+                        Packet::udp(source, target, b"quoted bytes")
+                    }
+                };
+                let as_sent = |mut error: Packet, link: &[u8]| {
+                    error.ttl -= 1;
+                    let mut frame = error.frame();
+                    frame[..12].copy_from_slice(&link[..12]);
+                    frame
+                };
+                // From the client's side, about what went to the client.
+                let came = error(router, vip, too_big, &make(vip, client), quoted_bytes);
+                let (verdict, frame) = lab.run(&came.frame(), OUTSIDE);
+                assert_eq!(verdict, Verdict::Redirect(INSIDE));
+                let from = if keeps { router } else { ours };
+                let sent = error(from, backend, too_big, &make(backend, ours), quoted_bytes);
+                assert_eq!(frame, as_sent(sent, &hop_link));
+                // From the backend, about what went to it.
+                let came = error(backend, ours, unreachable, &make(ours, backend), quoted_bytes);
+                let (verdict, frame) = lab.run(&came.frame(), INSIDE);
+                assert_eq!(verdict, Verdict::Redirect(OUTSIDE));
+                let sent = error(vip, client, unreachable, &make(client, vip), quoted_bytes);
+                assert_eq!(frame, as_sent(sent, &client_link));
+            }
+        }
+        let unknown = error(router, vip, too_big, &Packet::tcp(vip, router, ACK, b""), 1000);
+        assert_eq!(lab.run(&unknown.frame(), OUTSIDE).0, Verdict::Drop(Reason::IcmpUnknown));
+        let forged = error(router, vip, too_big, &Packet::tcp(client, vip, ACK, b""), 1000);
+        assert_eq!(lab.run(&forged.frame(), OUTSIDE).0, Verdict::Drop(Reason::IcmpUnknown));
+        let foreign = error(router, client, too_big, &Packet::tcp(client, router, ACK, b""), 1000);
+        assert_eq!(lab.run(&foreign.frame(), OUTSIDE).0, Verdict::Pass);
+    }
+}
+
+#[test]
+fn parts_of_datagrams_follow_the_first_in_both_directions() {
+    for mut lab in [Lab::v4(), Lab::v6()] {
+        let hop_link = lab.tables.world.hops[0].link;
+        let client_link: Vec<u8> = [[2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 1]].concat();
+        let payload: Vec<u8> = (0..3000).map(|byte| byte as u8).collect();
+        let mut question = Packet::udp(lab.client, lab.vip, &payload);
+        let late = question.fragments(1200).pop().expect("three parts");
+        assert_eq!(lab.run(&late, OUTSIDE).0, Verdict::Drop(Reason::FragmentUnknown));
+
+        let came = question.fragments(1200);
+        let (verdict, first) = lab.run(&came[0], OUTSIDE);
+        assert_eq!(verdict, Verdict::Redirect(INSIDE));
+        let at = if lab.client.is_ipv4() { 34 } else { 62 };
+        let ours = SocketAddr::new(lab.ours.ip(), u16::from_be_bytes([first[at], first[at + 1]]));
+        question.ttl -= 1;
+        (question.source, question.target) = (ours.ip(), lab.backends[0].ip());
+        let Body::Udp { ports, .. } = &mut question.body else { panic!("UDP") };
+        *ports = [ours.port(), 8443];
+        for (came, mut sent) in came.iter().zip(question.fragments(1200)) {
+            sent[..12].copy_from_slice(&hop_link[..12]);
+            assert_eq!(lab.run(came, OUTSIDE), (Verdict::Redirect(INSIDE), sent));
+        }
+
+        let mut answer = Packet::udp(lab.backends[0], ours, &payload);
+        answer.identification = 7;
+        let came = answer.fragments(800);
+        answer.ttl -= 1;
+        (answer.source, answer.target) = (lab.vip.ip(), lab.client.ip());
+        let Body::Udp { ports, .. } = &mut answer.body else { panic!("UDP") };
+        *ports = [443, lab.client.port()];
+        for (came, mut sent) in came.iter().zip(answer.fragments(800)) {
+            sent[..12].copy_from_slice(&client_link);
+            assert_eq!(lab.run(came, INSIDE), (Verdict::Redirect(OUTSIDE), sent));
+        }
+        lab.tables.now_ns += 31_000_000_000;
+        assert_eq!(
+            lab.run(&late, OUTSIDE).0,
+            Verdict::Drop(Reason::FragmentUnknown),
+            "of an earlier datagram"
+        );
+    }
+}
+
+#[test]
+fn too_big_and_too_old_are_answered_from_the_vip() {
+    let mut lab = Lab::v4();
+    lab.connect();
+    lab.tables.world.hops[0].mtu = 1000;
+    let (verdict, frame) = lab.run(&Packet::tcp(lab.client, lab.vip, ACK, &[0; 1200]).frame(), OUTSIDE);
+    assert_eq!((verdict, &frame[26..36]), (Verdict::Transmit, &[203, 0, 113, 10, 192, 0, 2, 1, 3, 4][..]));
+    assert_eq!(frame[40..42], 1000_u16.to_be_bytes());
+    let mut old = Packet::tcp(lab.client, lab.vip, ACK, b"");
+    old.ttl = 1;
+    let (verdict, frame) = lab.run(&old.frame(), OUTSIDE);
+    assert_eq!((verdict, &frame[34..36]), (Verdict::Transmit, &[11, 0][..]));
+    assert_eq!(lab.tables.reason_count(Reason::TooBigAnswered), 1);
+    assert_eq!(lab.tables.reason_count(Reason::TimeExceededAnswered), 1);
+}
