@@ -95,13 +95,25 @@ pub struct Flow {
     pub slot: u32,
     /// Row in `VIP_ROWS`.
     pub vip: u16,
-    /// [`Flow::CLOSING`].
+    /// [`Flow::CLOSING`], and in the upper half what [`Flow::mark_of`] gives for the VIP.
     pub flags: u16,
 }
 
 impl Flow {
     /// A FIN or RST was seen: a SYN begins a new flow.
     pub const CLOSING: u16 = 1;
+
+    /// What the flags of a flow have of its VIP's `identity`, so that it ends when its row is another VIP's.
+    #[inline(always)]
+    pub const fn mark_of(identity: u32) -> u16 {
+        (identity as u16) << 8
+    }
+
+    /// Whether the flow is of the VIP with this `identity`, by eight bits of it.
+    #[inline(always)]
+    pub const fn is_of(&self, identity: u32) -> bool {
+        self.flags & 0xff00 == Self::mark_of(identity)
+    }
 }
 
 /// Value of `NAT` and `NAT_HALF_OPEN`: what to write into the packets of one direction.

@@ -121,6 +121,12 @@ pub fn steer_handshake(ctx: XdpContext) -> u32 {
     run!(ctx, forward::cookie::handshake)
 }
 
+/// `Stage::Malformed`.
+#[xdp(frags)]
+pub fn steer_malformed(ctx: XdpContext) -> u32 {
+    run!(ctx, forward::malformed::malformed)
+}
+
 /// Passes everything: what a veth's peer needs to have before frames can be sent back into it, and what the other programs'
 /// cost is measured against.
 #[xdp(frags)]

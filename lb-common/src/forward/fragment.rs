@@ -34,7 +34,7 @@ pub fn fragment<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
 fn first<F: Frame, T: Tables>(frame: &F, tables: &T, network: &Network) -> Step {
     let packet = match parse_beginning(frame) {
         Ok(packet) => packet,
-        Err(Unparsed::Fault(_)) => return Step::Next(Stage::New),
+        Err(Unparsed::Fault(_)) => return Step::Next(Stage::Malformed),
         Err(_) => return PASS,
     };
     if !is_forwarded(tables, &packet) {

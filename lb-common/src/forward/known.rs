@@ -8,7 +8,7 @@ use crate::packet::Frame;
 use crate::packet::parse::{Packet, Unparsed, parse, parse_beginning};
 use crate::tables::Tables;
 use crate::verdict::{Reason, Verdict};
-use crate::vip::Settings;
+use crate::vip::{Settings, VipRow};
 
 /// The stage.
 #[inline(always)]
@@ -19,7 +19,7 @@ pub fn known<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
         Err(Unparsed::Icmp) => return Step::Next(Stage::Icmp),
         Err(Unparsed::Fragment) => return Step::Next(Stage::Fragment),
         // Whether it was for a VIP is found out there.
-        Err(Unparsed::Fault(_)) => return Step::Next(Stage::New),
+        Err(Unparsed::Fault(_)) => return Step::Next(Stage::Malformed),
     };
     of_packet(frame, tables, &packet)
 }
@@ -56,7 +56,8 @@ fn of_packet<F: Frame, T: Tables>(frame: &mut F, tables: &T, packet: &Packet) ->
 fn direct<F: Frame, T: Tables>(frame: &mut F, tables: &T, packet: &Packet) -> Option<Step> {
     let flow = tables.flow(&packet.key)?;
     let (vip, slot) = (flow.vip as u32, flow.slot);
-    if !is_alive(tables, slot, flow.instance) {
+    let row = tables.vip_row(vip)?;
+    if !flow.is_of(row.identity) || !is_alive(tables, slot, flow.instance) {
         tables.forget_flow(&packet.key);
         return None;
     }
@@ -64,7 +65,7 @@ fn direct<F: Frame, T: Tables>(frame: &mut F, tables: &T, packet: &Packet) -> Op
         if packet.ends() {
             tables.touch_flow(&packet.key, flow, Flow::CLOSING);
         }
-    } else if is_idle(tables, vip, flow.seen_at_ns) {
+    } else if is_idle(tables, row, flow.seen_at_ns) {
         return None;
     } else {
         tables.touch_flow(&packet.key, flow, 0);
@@ -85,7 +86,6 @@ pub fn is_alive<T: Tables>(tables: &T, slot: u32, instance: u64) -> bool {
 }
 
 #[inline(always)]
-fn is_idle<T: Tables>(tables: &T, vip: u32, seen_at_ns: u64) -> bool {
-    let Some(row) = tables.vip_row(vip) else { return true };
+fn is_idle<T: Tables>(tables: &T, row: &VipRow, seen_at_ns: u64) -> bool {
     tables.now_ns().saturating_sub(seen_at_ns) / 1_000_000 > row.idle_ms as u64
 }

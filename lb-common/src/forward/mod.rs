@@ -11,6 +11,7 @@ pub mod fragment;
 pub mod icmp;
 pub mod known;
 pub mod limit;
+pub mod malformed;
 pub mod nat;
 pub mod new_flow;
 pub mod quic;
@@ -65,11 +66,13 @@ pub enum Stage {
     CookieOpen = 12,
     /// [`cookie::handshake`]: a packet of a flow that a cookie began.
     Handshake = 13,
+    /// [`malformed::malformed`]: a packet of no use to anybody.
+    Malformed = 14,
 }
 
 impl Stage {
     /// Entries of the array.
-    pub const COUNT: u32 = 14;
+    pub const COUNT: u32 = 15;
     /// Every stage in order of its number.
     pub const ALL: [Self; Self::COUNT as usize] = [
         Self::New,
@@ -86,6 +89,7 @@ impl Stage {
         Self::Proof,
         Self::CookieOpen,
         Self::Handshake,
+        Self::Malformed,
     ];
 
     /// The kernel program that is this stage.
@@ -105,6 +109,7 @@ impl Stage {
             Self::Proof => "steer_proof",
             Self::CookieOpen => "steer_cookie_open",
             Self::Handshake => "steer_handshake",
+            Self::Malformed => "steer_malformed",
         }
     }
 }
@@ -127,6 +132,7 @@ pub fn forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
             Step::Next(Stage::Fragment) => fragment::fragment(frame, tables),
             Step::Next(Stage::Cookie) => cookie::cookie(frame, tables),
             Step::Next(Stage::Answer) => answer::answer(frame, tables),
+            Step::Next(Stage::Malformed) => malformed::malformed(frame, tables),
             Step::Next(Stage::Open) => nat::open(frame, tables),
             Step::Next(Stage::IcmpDirect) => icmp::icmp_direct(frame, tables),
             Step::Next(Stage::Beginning) => known::beginning(frame, tables),

@@ -3,10 +3,10 @@
 use super::choose::Places;
 use super::deliver::{Way, deliver};
 use super::{Stage, Step, choose, drop, limit, vip};
-use crate::flow::{Flow, HandOver};
+use crate::flow::{Flow, FlowKey, HandOver};
 use crate::hash;
 use crate::packet::Frame;
-use crate::packet::parse::{Packet, Unparsed, addresses, parse_beginning};
+use crate::packet::parse::{Packet, parse_beginning};
 use crate::tables::Tables;
 use crate::verdict::{Reason, Verdict};
 use crate::vip::{Forward, VipRow};
@@ -16,24 +16,10 @@ const PASS: Step = Step::Done(Verdict::Pass);
 /// The stage.
 #[inline(always)]
 pub fn new_flow<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
-    let packet = match parse_beginning(frame) {
-        Ok(packet) => packet,
-        Err(Unparsed::Fault(reason)) => return malformed(frame, tables, reason),
-        Err(_) => return PASS,
-    };
+    let Ok(packet) = parse_beginning(frame) else { return PASS };
     let Some(vip) = vip::of_packet(tables, &packet) else { return PASS };
     let Some(row) = tables.vip_row(vip) else { return PASS };
     steer(frame, tables, &packet, vip, row).unwrap_or_else(|reason| drop(tables, vip, reason))
-}
-
-/// Dropped where it is for a VIP's address.
-#[inline(always)]
-fn malformed<F: Frame, T: Tables>(frame: &F, tables: &T, reason: Reason) -> Step {
-    let Some((_, _, target)) = addresses(frame) else { return PASS };
-    match vip::of_address(tables, &target) {
-        Some(vip) => drop(tables, vip, reason),
-        None => PASS,
-    }
 }
 
 /// What opens a flow gets its backend here; of NAT also nothing else, since a later packet without a flow has none.
@@ -69,12 +55,16 @@ fn steer<F: Frame, T: Tables>(
     if frame.is_set(packet.opens) && !limit::may_open(tables, vip, row, &packet.key.source) {
         return Err(Reason::SourceRate);
     }
-    let slot = choose::backend(frame, tables, packet, vip, row, &places).ok_or(Reason::NoBackend)?;
+    let kept = if packet.is_bare_syn() { reopened(tables, &packet.key) } else { None };
+    let slot = match kept {
+        Some(slot) => slot,
+        None => choose::backend(frame, tables, packet, vip, row, &places).ok_or(Reason::NoBackend)?,
+    };
     if is_nat(frame, row) {
         return Ok(handed_over(tables, vip, slot, Stage::Open));
     }
     if !packet.is_bare_syn() && !packet.ends() {
-        remember(tables, packet, vip, slot);
+        remember(tables, packet, vip, row, slot);
     }
     deliver(frame, tables, packet, Way { vip, slot, opens: packet.opens })
 }
@@ -90,10 +80,29 @@ fn handed_over<T: Tables>(tables: &T, vip: u32, slot: u32, stage: Stage) -> Step
     Step::Next(stage)
 }
 
+/// The backend of a flow of the same ports that is still known when a SYN comes: it gets the new one too, because the packets that follow
+/// will find it. Unless it has ended, or its backend takes nobody new: then it is forgotten.
 #[inline(always)]
-fn remember<T: Tables>(tables: &T, packet: &Packet, vip: u32, slot: u32) {
+fn reopened<T: Tables>(tables: &T, key: &FlowKey) -> Option<u32> {
+    let flow = tables.flow(key)?;
+    let slot = flow.slot;
+    let backend = tables.backend(slot)?;
+    if flow.flags & Flow::CLOSING == 0 && backend.instance == flow.instance && backend.traffic().takes_new() {
+        return Some(slot);
+    }
+    tables.forget_flow(key);
+    None
+}
+
+#[inline(always)]
+fn remember<T: Tables>(tables: &T, packet: &Packet, vip: u32, row: &VipRow, slot: u32) {
     let Some(backend) = tables.backend(slot) else { return };
-    let flow =
-        Flow { instance: backend.instance, seen_at_ns: tables.now_ns(), slot, vip: vip as u16, flags: 0 };
+    let flow = Flow {
+        instance: backend.instance,
+        seen_at_ns: tables.now_ns(),
+        slot,
+        vip: vip as u16,
+        flags: Flow::mark_of(row.identity),
+    };
     tables.set_flow(&packet.key, &flow);
 }

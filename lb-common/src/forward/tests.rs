@@ -263,9 +263,39 @@ fn new_connection_of_the_same_ports_begins_anew() {
     let port = ports_of(&mut node, 3)[0];
     node.tcp(port, ACK);
     node.change(&[0, 1, 2]);
+    node.wait(10_000);
     assert_eq!(node.tcp(port, ACK | Written::FIN), 3);
+    assert_eq!(node.tcp(port, ACK), 3, "what still comes of the old one");
     let backend = node.tcp(port, SYN);
-    assert_ne!(backend, 3, "a SYN asks no flow");
+    assert_ne!(backend, 3, "a SYN asks no flow that has ended");
+    assert_eq!(node.tcp(port, ACK), backend, "nor do the packets that follow it");
+}
+
+#[test]
+fn connection_that_its_client_has_forgotten_is_opened_where_it_was() {
+    let mut node = Node::new();
+    let port = ports_of(&mut node, 3)[0];
+    node.tcp(port, ACK);
+    node.change(&[0, 1, 2]);
+    node.wait(10_000);
+    assert_eq!(node.tcp(port, SYN), 3);
+    assert_eq!(node.tcp(port, ACK), 3);
+    node.set(3, TrafficState::Draining);
+    let backend = node.tcp(port, SYN);
+    assert_ne!(backend, 3, "what drains gets no new flows");
+    assert_eq!(node.tcp(port, ACK), backend);
+}
+
+#[test]
+fn flow_ends_with_its_vip() {
+    let mut node = Node::new();
+    let port = ports_of(&mut node, 3)[0];
+    node.tcp(port, ACK);
+    node.change(&[0, 1, 2]);
+    node.wait(10_000);
+    assert_eq!(node.tcp(port, ACK), 3);
+    node.vip(TCP_VIP).identity += 1;
+    assert_ne!(node.tcp(port, ACK), 3);
 }
 
 #[test]

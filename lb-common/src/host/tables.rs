@@ -154,6 +154,7 @@ impl Tables for HostTables {
     }
 
     fn touch_flow(&self, key: &FlowKey, flow: &Flow, flags: u16) {
+        let flags = flow.flags | flags;
         if flow.flags != flags || self.now_ns.saturating_sub(flow.seen_at_ns) >= TOUCH_NS {
             self.flows.set(key, Flow { seen_at_ns: self.now_ns, flags, ..*flow });
         }
