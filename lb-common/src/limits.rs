@@ -9,7 +9,7 @@ pub const SOCKETS_MAX: u32 = 65_536;
 /// Bytes of the ring that carries kernel notices to the master; a power of two and a multiple of the page size.
 pub const NOTICE_RING_BYTES: u32 = 256 * 1024;
 /// Bytes that may wait in the queue of one enrolled socket before further messages go by TCP, which makes the sender wait. More than
-/// one message of any usual writer: the kernel cuts messages at about 544 KiB, and TCP costs an enrolled socket more than any other.
+/// one message of any usual writer (64 to 400 KiB): TCP costs an enrolled socket more than any other.
 pub const SHORT_CUT_BYTES_MAX: u32 = 1024 * 1024;
 /// Messages below this size take the short-cut only into an empty queue: each costs the kernel about 1 KiB, whatever its size.
 pub const SHORT_CUT_SMALL_BYTES: u32 = 512;
