@@ -101,12 +101,7 @@ fn proven<F: Frame, T: Tables>(frame: &F, tables: &T, packet: Packet, vip: u32) 
 
 #[inline(always)]
 fn class_held<T: Tables>(tables: &T, key: &FlowKey, sequence: u32, cookie: u32) -> Option<u8> {
-    for class in 0..CLASSES as u8 {
-        if tables.cookie_holds(key, sequence, class, cookie) {
-            return Some(class);
-        }
-    }
-    None
+    (0..CLASSES as u8).find(|class| tables.cookie_holds(key, sequence, *class, cookie))
 }
 
 /// The stage `CookieOpen`: a handshake with a client is done. [`HandOver`] has VIP, backend and class.
