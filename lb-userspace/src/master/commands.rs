@@ -14,11 +14,15 @@ use super::ConfigSource;
 use super::inbox::{ControlRequest, Input};
 use super::log_files::LogFiles;
 use super::node::Master;
+use super::steer::capture::Order;
 use crate::config;
 use crate::config::model::Model;
+use crate::control::protocol::steering::VipReport;
 use crate::control::protocol::{Answer, Command, FailureKind, KernelCounts, StatusReport};
 use crate::state::event::Event;
 use crate::state::report;
+use crate::steer::flow_lookup::Question;
+use crate::steer::plan::Capture;
 use crate::time::Time;
 
 /// Columns of a rendered report where it is not for a terminal of known width.
@@ -67,8 +71,16 @@ impl Master<'_> {
                 self.answer(number, answer);
             }
             Command::FlowLookup { client, vip, transport } => {
-                let report = self.steer.flow(client, vip, transport, self.kernel.table());
-                self.answer(number, Answer::Flow(Box::new(report)));
+                let report = self.steer.flow(Question { client, vip, transport }, self.kernel.table());
+                let answer = report.map_or_else(not_steered, |report| Answer::Flow(Box::new(report)));
+                self.answer(number, answer);
+            }
+            Command::Capture { vip, count, every, for_ms } => {
+                self.requests.remove(&number);
+                let within = for_ms.map(Duration::from_millis);
+                if let Err(refusal) = self.capture(&vip, every, count, within, answers.clone()) {
+                    let _ = answers.try_send(refusal);
+                }
             }
             Command::Events { last, follow } => {
                 self.requests.remove(&number);
@@ -123,13 +135,48 @@ impl Master<'_> {
 
     /// The VIPs that are called so; all for none.
     fn vips(&self, names: &[String]) -> Answer {
-        let mut report = self.steer.report(self.kernel.table());
-        if let Some(unknown) = names.iter().find(|name| report.find(name).is_none()) {
-            let message = format!("no VIP is called \"{unknown}\"");
-            return Answer::Failed { kind: FailureKind::NoSuchName, message };
+        let report = self.steer.report(self.kernel.table());
+        let known = vip_names(&report);
+        match report.select(names) {
+            Ok(report) => Answer::Vips(report),
+            Err(unknown) => no_such_vip(&unknown, &known),
         }
-        report.vips.retain(|vip| names.is_empty() || names.iter().any(|name| vip.is_called(name)));
-        Answer::Vips(report)
+    }
+
+    /// Begins a capture; its frames go to `answers`.
+    ///
+    /// # Errors
+    /// The answer that says why not.
+    fn capture(
+        &mut self,
+        vip: &str,
+        every: u32,
+        count: u64,
+        within: Option<Duration>,
+        answers: mpsc::Sender<Answer>,
+    ) -> Result<(), Answer> {
+        let refuse = |message: String| Answer::Failed { kind: FailureKind::Failed, message };
+        let report = self.steer.report(self.kernel.table());
+        let Some(vip) = report.find(vip) else { return Err(no_such_vip(vip, &vip_names(&report))) };
+        if vip.forward == "local" {
+            let why = "packets of \"{}\" go up the stack of this host: capture them with tcpdump";
+            return Err(refuse(why.replace("{}", &vip.name)));
+        }
+        if count == 0 || !every.is_power_of_two() {
+            return Err(refuse("capture: at least one frame, one in a power of two".to_owned()));
+        }
+        let ring = self.steer.ring().ok_or_else(not_steered)?;
+        let ring =
+            ring.take().ok_or_else(|| refuse("another capture is running: end it first".to_owned()))?;
+        let backends =
+            self.report().backends.into_iter().map(|backend| (backend.slot, backend.name)).collect();
+        self.steer.capture(Some(Capture { vip: vip.name.clone(), mask: every - 1 }));
+        let (inbox, order) = (self.inbox.clone(), Order { count, within, backends });
+        tokio::spawn(async move {
+            ring.relay(&order, &answers).await;
+            let _ = inbox.send(Input::CaptureEnded).await;
+        });
+        Ok(())
     }
 
     /// Reads the configuration again, in a thread: a user database in the network must not stop the loop.
@@ -272,6 +319,24 @@ impl Master<'_> {
 
 fn line(instance: &str, stream: &str, text: String) -> Answer {
     Answer::Line { instance: instance.to_owned(), stream: stream.to_owned(), text }
+}
+
+fn not_steered() -> Answer {
+    let message = "no VIP is answered here: none is configured, or see `lbctl doctor`".to_owned();
+    Answer::Failed { kind: FailureKind::Failed, message }
+}
+
+/// The names of all VIPs, for who named another.
+fn vip_names(report: &VipReport) -> Vec<String> {
+    report.vips.iter().map(|vip| vip.name.clone()).collect()
+}
+
+fn no_such_vip(name: &str, known: &[String]) -> Answer {
+    let message = match known {
+        [] => format!("no VIP is called \"{name}\": none is configured"),
+        known => format!("no VIP is called \"{name}\"; there are {}", known.join(", ")),
+    };
+    Answer::Failed { kind: FailureKind::NoSuchName, message }
 }
 
 fn no_such_name(name: &str) -> Answer {

@@ -63,6 +63,8 @@ pub enum Input {
         /// How: `exit code 1`, `signal 9`.
         how: String,
     },
+    /// A capture has ended.
+    CaptureEnded,
     /// The time to start a worker again has come.
     StartWorker,
 }

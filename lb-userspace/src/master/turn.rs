@@ -38,6 +38,7 @@ impl Master<'_> {
                 }
             }
             Input::WorkerEnded { generation, how } => self.worker_ended(generation, &how),
+            Input::CaptureEnded => self.steer.capture(None),
             Input::StartWorker => self.start_worker(),
         }
     }

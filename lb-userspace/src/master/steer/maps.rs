@@ -10,7 +10,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, ArrayOfMaps, DevMapHash, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray};
 use bytemuck::{Pod, Zeroable};
 use lb_common::counter::Traffic;
-use lb_common::flow::{Flow, FlowKey, NatFlow};
+use lb_common::flow::{Flow, FlowKey, Kept, NatFlow, SourceKey};
 use lb_common::hop::HopRow;
 use lb_common::limits::{BACKENDS_MAX, LOOKUP_TABLES_MAX, VIPS_MAX};
 use lb_common::lookup::{Head, Line};
@@ -22,6 +22,7 @@ use super::sys;
 use crate::master::kernel::reason;
 use crate::steer::change::Change;
 use crate::steer::contents::{Contents, Networks, Prefix, Table};
+use crate::steer::flow_lookup::Remembered;
 
 /// Inner maps may differ in size (`BPF_F_INNER_MAP`), and are filled through memory (`BPF_F_MMAPABLE`).
 const LOOKUP_TABLE_FLAGS: u32 = 1 << 12 | 1 << 10;
@@ -40,6 +41,7 @@ pub struct Maps {
     flows: HashMap<MapData, [u8; 40], [u8; 24]>,
     nat: HashMap<MapData, [u8; 40], [u8; 88]>,
     nat_half_open: HashMap<MapData, [u8; 40], [u8; 88]>,
+    affinity: HashMap<MapData, [u8; 20], [u8; 24]>,
     vip_counts: PerCpuArray<MapData, [u8; 32]>,
     backend_counts: PerCpuArray<MapData, [u8; 32]>,
     reasons: PerCpuArray<MapData, u64>,
@@ -64,6 +66,7 @@ impl Maps {
             flows: typed(object, "FLOWS")?,
             nat: typed(object, "NAT")?,
             nat_half_open: typed(object, "NAT_HALF_OPEN")?,
+            affinity: typed(object, "AFFINITY")?,
             vip_counts: typed(object, "VIP_COUNTS")?,
             backend_counts: typed(object, "BACKEND_COUNTS")?,
             reasons: typed(object, "REASONS")?,
@@ -217,17 +220,21 @@ impl Maps {
         };
         Reason::ALL.into_iter().map(|reason| (reason, count(&reason))).collect()
     }
+}
 
-    /// A flow of the modes in which backends answer directly.
-    pub fn flow(&self, key: &FlowKey) -> Option<Flow> {
+impl Remembered for Maps {
+    fn flow(&self, key: &FlowKey) -> Option<Flow> {
         self.flows.get(&bytemuck::cast::<_, [u8; 40]>(*key), 0).ok().map(bytemuck::cast)
     }
 
-    /// A translated flow, and whether its handshake is unfinished.
-    pub fn nat(&self, key: &FlowKey) -> Option<(NatFlow, bool)> {
+    fn nat(&self, key: &FlowKey) -> Option<(NatFlow, bool)> {
         let key: [u8; 40] = bytemuck::cast(*key);
         let known = self.nat.get(&key, 0).ok().map(|flow| (bytemuck::cast(flow), false));
         known.or_else(|| self.nat_half_open.get(&key, 0).ok().map(|flow| (bytemuck::cast(flow), true)))
+    }
+
+    fn kept(&self, key: &SourceKey) -> Option<Kept> {
+        self.affinity.get(&bytemuck::cast::<_, [u8; 20]>(*key), 0).ok().map(bytemuck::cast)
     }
 }
 

@@ -9,6 +9,7 @@
 //! Effectful throughout.
 
 pub mod attach;
+pub mod capture;
 mod expiry;
 #[cfg(test)]
 mod lab;
@@ -97,6 +98,7 @@ struct Known {
 struct Loaded {
     programs: Programs,
     maps: Maps,
+    ring: capture::Ring,
     ways: Ways,
     expiry: Expiry,
     /// What the maps hold.
@@ -194,6 +196,7 @@ impl Steer {
         self.pins.make_home(&self.run_dir)?;
         let mut programs = Programs::load(&self.pins, backends, model.steering.flows)?;
         let maps = Maps::of(&mut programs)?;
+        let ring = capture::Ring::of(&mut programs)?;
         let applied = maps.contents().context("read the maps that an earlier master left")?;
         let expiry =
             Expiry::begin(programs.folder(), kernel.table().clone()).context("expire translated flows")?;
@@ -205,6 +208,7 @@ impl Steer {
         Ok(Loaded {
             programs,
             maps,
+            ring,
             ways,
             expiry,
             applied,
@@ -371,6 +375,11 @@ impl Steer {
                 }
             })
             .collect()
+    }
+
+    /// The ring that captured frames come by; `None` where nothing is steered.
+    pub fn ring(&self) -> Option<&capture::Ring> {
+        self.loaded.as_ref().map(|loaded| &loaded.ring)
     }
 
     /// Frames of a VIP are captured from now on, one in `mask` + 1; `None`: no more.
