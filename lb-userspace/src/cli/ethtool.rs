@@ -8,6 +8,8 @@ use std::os::fd::AsRawFd;
 /// What a driver says of a device; `None` where it does not know the question.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Device {
+    /// Queues that packets come in by.
+    pub queues: Option<u32>,
     /// Frames that the receive ring of each queue holds.
     pub receive_ring: Option<u32>,
     /// Packets of a flow are merged by the stack as they come in.
@@ -21,10 +23,13 @@ pub struct Device {
 const GET_RINGS: u32 = 0x10;
 const GET_FLAGS: u32 = 0x25;
 const GET_GRO: u32 = 0x2b;
+const GET_CHANNELS: u32 = 0x3c;
 const FLAG_VLAN_STRIPPING: u32 = 1 << 8;
 const FLAG_LRO: u32 = 1 << 15;
 /// Index of `rx_pending` in `struct ethtool_ringparam`.
 const RECEIVE_RING: usize = 5;
+/// Indices of `rx_count` and `combined_count` in `struct ethtool_channels`.
+const CHANNELS: [usize; 2] = [5, 8];
 
 /// What the driver of an interface says.
 pub fn read(interface: &str) -> Device {
@@ -32,7 +37,9 @@ pub fn read(interface: &str) -> Device {
     let rings: Option<[u32; 9]> = ask(&socket, interface, GET_RINGS);
     let gro: Option<[u32; 2]> = ask(&socket, interface, GET_GRO);
     let flags: Option<[u32; 2]> = ask(&socket, interface, GET_FLAGS);
+    let channels: Option<[u32; 9]> = ask(&socket, interface, GET_CHANNELS);
     Device {
+        queues: channels.map(|channels| CHANNELS.map(|index| channels[index]).into_iter().sum()),
         receive_ring: rings.map(|rings| rings[RECEIVE_RING]),
         gro: gro.map(|gro| gro[1] != 0),
         lro: flags.map(|flags| flags[1] & FLAG_LRO != 0),

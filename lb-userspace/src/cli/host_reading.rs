@@ -9,8 +9,8 @@ use rustix::process::{Resource, getrlimit};
 
 use super::ethtool;
 use super::host::Host;
-use super::steering_host::{Facts, SteeringHost};
-use crate::control::protocol::steering::{SteeredInterface, VipReport, VipStatus};
+use super::steering_host::SteeringHost;
+use crate::control::protocol::steering::{VipReport, VipStatus};
 
 /// The facts now.
 pub fn read() -> Host {
@@ -33,24 +33,14 @@ pub fn read() -> Host {
 
 /// The facts that matter to what is steered.
 pub fn read_for_steering(report: &VipReport) -> SteeringHost {
-    let facts = |interface: &SteeredInterface| Facts {
-        queues: receive_queues(&interface.name),
-        device: ethtool::read(&interface.name),
-    };
     let strange = |vip: &&VipStatus| vip.forward == "local" && !has_address(&vip.address);
     SteeringHost {
         jit: text("/proc/sys/net/core/bpf_jit_enable").trim().parse().ok(),
         ip_forward: text("/proc/sys/net/ipv4/ip_forward").trim().parse().ok().map(|on: u8| on != 0),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
-        interfaces: report.interfaces.iter().map(facts).collect(),
+        interfaces: report.interfaces.iter().map(|interface| ethtool::read(&interface.name)).collect(),
         strange_addresses: report.vips.iter().filter(strange).map(|vip| vip.name.clone()).collect(),
     }
-}
-
-fn receive_queues(interface: &str) -> usize {
-    let queues = std::fs::read_dir(Path::new("/sys/class/net").join(interface).join("queues"));
-    let is_receiving = |name: std::ffi::OsString| name.to_string_lossy().starts_with("rx-");
-    queues.map_or(0, |queues| queues.flatten().filter(|queue| is_receiving(queue.file_name())).count())
 }
 
 /// Whether this host has the (first) address of a VIP: only then can a socket be bound to it.

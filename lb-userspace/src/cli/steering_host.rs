@@ -19,19 +19,10 @@ pub struct SteeringHost {
     pub ip_forward: Option<bool>,
     /// Cores that take packets.
     pub cores: usize,
-    /// One for each interface of the report, in its order.
-    pub interfaces: Vec<Facts>,
+    /// What the drivers of the report's interfaces say, in its order.
+    pub interfaces: Vec<Device>,
     /// VIPs that go up the stack of this host and whose address it does not have.
     pub strange_addresses: Vec<String>,
-}
-
-/// Facts of an interface.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Facts {
-    /// Its receive queues.
-    pub queues: usize,
-    /// What its driver says.
-    pub device: Device,
 }
 
 /// The rows: the host first, then each interface.
@@ -39,12 +30,11 @@ pub fn matrix(report: &VipReport, host: &SteeringHost) -> Vec<Capability> {
     let mut rows = vec![jit(host)];
     rows.extend(forwarding(report, host));
     rows.extend(report.vips.iter().filter(|vip| vip.forward == "local").map(|vip| address(vip, host)));
-    for (interface, facts) in report.interfaces.iter().zip(&host.interfaces) {
-        rows.push(mode(interface));
-        rows.push(queues(interface, facts, host.cores));
-        rows.extend(ring(interface, facts));
-        rows.extend(merging(interface, facts));
-        rows.extend(vlan_stripping(interface, facts));
+    for (interface, device) in report.interfaces.iter().zip(&host.interfaces) {
+        rows.extend(queues(interface, device, host.cores));
+        rows.extend(ring(interface, device));
+        rows.extend(merging(interface, device));
+        rows.extend(vlan_stripping(interface, device));
         rows.extend(mtu(report, interface));
     }
     rows
@@ -90,27 +80,19 @@ fn address(vip: &VipStatus, host: &SteeringHost) -> Capability {
     row(&format!("address {}", vip.name), on, why, format!("lbctl vip backend-setup {}", vip.name))
 }
 
-fn mode(interface: &SteeredInterface) -> Capability {
-    let on = interface.mode == "native";
-    let why = match (on, interface.outlives) {
-        (true, true) => "native: in the driver; stays when the master dies".to_owned(),
-        (true, false) => {
-            "native: in the driver; ends with the master, as its link could not be pinned".to_owned()
-        }
-        (false, _) => format!("{}: after the kernel has made a buffer for each packet", interface.mode),
-    };
-    let remedy = "a driver with XDP (ixgbe, i40e, ice, mlx5, bnxt, virtio_net with enough queues, ena, veth)";
-    row(&format!("xdp {}", interface.name), on, why, remedy.to_owned())
-}
-
-fn queues(interface: &SteeredInterface, facts: &Facts, cores: usize) -> Capability {
-    let (name, queues) = (&interface.name, facts.queues);
+fn queues(interface: &SteeredInterface, device: &Device, cores: usize) -> Option<Capability> {
+    let (name, queues) = (&interface.name, device.queues?);
     let why = format!("{queues} receive queues, {cores} cores");
-    row(&format!("queues {name}"), queues >= cores, why, format!("ethtool -L {name} combined {cores}"))
+    Some(row(
+        &format!("queues {name}"),
+        queues as usize >= cores,
+        why,
+        format!("ethtool -L {name} combined {cores}"),
+    ))
 }
 
-fn ring(interface: &SteeredInterface, facts: &Facts) -> Option<Capability> {
-    let frames = facts.device.receive_ring?;
+fn ring(interface: &SteeredInterface, device: &Device) -> Option<Capability> {
+    let frames = device.receive_ring?;
     let name = &interface.name;
     let why = match frames <= RING_FRAMES_MAX {
         true => format!("{frames} frames in each receive ring"),
@@ -120,9 +102,9 @@ fn ring(interface: &SteeredInterface, facts: &Facts) -> Option<Capability> {
 }
 
 /// Merged packets are larger than what may be sent on.
-fn merging(interface: &SteeredInterface, facts: &Facts) -> Option<Capability> {
+fn merging(interface: &SteeredInterface, device: &Device) -> Option<Capability> {
     let name = &interface.name;
-    let (lro, gro) = (facts.device.lro?, facts.device.gro?);
+    let (lro, gro) = (device.lro?, device.gro?);
     let is_generic = interface.mode == "generic";
     let (on, why, remedy) = match (lro, gro && is_generic) {
         (true, _) => (
@@ -140,9 +122,9 @@ fn merging(interface: &SteeredInterface, facts: &Facts) -> Option<Capability> {
     Some(row(&format!("merging {name}"), on, why.to_owned(), remedy))
 }
 
-fn vlan_stripping(interface: &SteeredInterface, facts: &Facts) -> Option<Capability> {
+fn vlan_stripping(interface: &SteeredInterface, device: &Device) -> Option<Capability> {
     let name = &interface.name;
-    let stripped = facts.device.vlan_stripping? && interface.mode == "native";
+    let stripped = device.vlan_stripping? && interface.mode == "native";
     let why = match stripped {
         true => {
             "the device takes VLAN tags off where the program cannot see them: frames of all VLANs look alike"
@@ -195,6 +177,7 @@ mod tests {
 
     fn well_set() -> SteeringHost {
         let device = Device {
+            queues: Some(4),
             receive_ring: Some(512),
             gro: Some(true),
             lro: Some(false),
@@ -204,7 +187,7 @@ mod tests {
             jit: Some(1),
             ip_forward: Some(true),
             cores: 4,
-            interfaces: vec![Facts { queues: 4, device }],
+            interfaces: vec![device],
             strange_addresses: Vec::new(),
         }
     }
@@ -224,13 +207,18 @@ mod tests {
 
     #[test]
     fn each_wrong_setting_is_named_with_its_remedy() {
-        let device =
-            Device { receive_ring: Some(4096), gro: Some(true), lro: Some(true), vlan_stripping: Some(true) };
+        let device = Device {
+            queues: Some(1),
+            receive_ring: Some(4096),
+            gro: Some(true),
+            lro: Some(true),
+            vlan_stripping: Some(true),
+        };
         let host = SteeringHost {
             jit: Some(0),
             ip_forward: Some(false),
             cores: 4,
-            interfaces: vec![Facts { queues: 1, device }],
+            interfaces: vec![device],
             strange_addresses: vec!["web".into()],
         };
         let wrong = ["queues eth0", "ring eth0", "merging eth0", "vlan eth0"];
@@ -244,16 +232,15 @@ mod tests {
     #[test]
     fn generic_mode_suffers_from_merging_and_not_from_stripped_tags() {
         let mut host = well_set();
-        host.interfaces[0].device.vlan_stripping = Some(true);
-        assert_eq!(off(&report("generic", "ipip"), &host), ["xdp eth0", "merging eth0"]);
+        host.interfaces[0].vlan_stripping = Some(true);
+        assert_eq!(off(&report("generic", "ipip"), &host), ["merging eth0"]);
     }
 
     #[test]
     fn what_a_driver_does_not_say_is_left_out() {
-        let host =
-            SteeringHost { interfaces: vec![Facts { queues: 4, device: Device::default() }], ..well_set() };
+        let host = SteeringHost { interfaces: vec![Device::default()], ..well_set() };
         let names: Vec<_> =
             matrix(&report("native", "ipip"), &host).into_iter().map(|row| row.name).collect();
-        assert_eq!(names, ["bpf_jit", "xdp eth0", "queues eth0", "mtu eth0"]);
+        assert_eq!(names, ["bpf_jit", "mtu eth0"]);
     }
 }
