@@ -1,6 +1,7 @@
 //! The tables of a node in ordinary collections.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::vec;
 use std::vec::Vec;
@@ -47,10 +48,18 @@ pub struct HostTables {
     pub affinity: Memory<SourceKey, Kept>,
     marks: RefCell<Vec<u64>>,
     syn_windows: Vec<Cell<SynWindow>>,
+    told_cookies: Option<RefCell<ToldCookies>>,
     hand_over: Cell<HandOver>,
     vip_counts: Vec<Cell<Traffic>>,
     backend_counts: Vec<Cell<Traffic>>,
     reasons: Vec<Cell<u64>>,
+}
+
+/// Cookies that another side has made.
+#[derive(Debug, Default)]
+struct ToldCookies {
+    next: Option<u32>,
+    given: HashSet<(FlowKey, u32, u8, u32)>,
 }
 
 impl HostTables {
@@ -67,6 +76,7 @@ impl HostTables {
             affinity: Memory::evicting(SOURCES_MAX),
             marks: RefCell::new(vec![0; MARKS_MAX as usize]),
             hand_over: Cell::default(),
+            told_cookies: None,
             syn_windows: vec![Cell::default(); VIPS_MAX as usize],
             vip_counts: vec![Cell::default(); VIPS_MAX as usize],
             backend_counts: vec![Cell::default(); BACKENDS_MAX as usize],
@@ -82,6 +92,12 @@ impl HostTables {
         self.fragments.settle();
         self.sources.settle();
         self.affinity.settle();
+    }
+
+    /// From now on cookies are those of the kernel, which nobody else can compute: the next that is asked for is this one, and
+    /// those that were told before hold.
+    pub fn tell_cookie(&mut self, next: Option<u32>) {
+        self.told_cookies.get_or_insert_default().get_mut().next = next;
     }
 
     /// What was counted for a VIP.
@@ -258,10 +274,19 @@ impl Tables for HostTables {
     }
 
     fn cookie(&self, key: &FlowKey, sequence: u32, class: u8) -> Option<u32> {
-        Some(cookie(key, sequence, class, self.now_ns / COOKIE_PERIOD_NS))
+        let Some(told) = &self.told_cookies else {
+            return Some(cookie(key, sequence, class, self.now_ns / COOKIE_PERIOD_NS));
+        };
+        let mut told = told.borrow_mut();
+        let next = told.next.take()?;
+        told.given.insert((*key, sequence, class, next));
+        Some(next)
     }
 
     fn cookie_holds(&self, key: &FlowKey, sequence: u32, class: u8, given: u32) -> bool {
+        if let Some(told) = &self.told_cookies {
+            return told.borrow().given.contains(&(*key, sequence, class, given));
+        }
         let period = self.now_ns / COOKIE_PERIOD_NS;
         [period, period.saturating_sub(1)].iter().any(|period| cookie(key, sequence, class, *period) == given)
     }
@@ -324,6 +349,17 @@ mod tests {
         assert_eq!(tables.guard(&address("11.1.2.3")), Some(Guard::Deny as u32));
         assert_eq!(tables.guard(&address("2001:db8::1")), Some(Guard::Deny as u32));
         assert_eq!(tables.guard(&address("2001:db8::2")), None);
+    }
+
+    #[test]
+    fn told_cookie_is_given_once_and_holds() {
+        let mut tables = HostTables::new(World::default());
+        let key = FlowKey::default();
+        let made = tables.cookie(&key, 1, 2).expect("the host makes them itself");
+        assert!(tables.cookie_holds(&key, 1, 2, made) && !tables.cookie_holds(&key, 1, 3, made));
+        tables.tell_cookie(Some(77));
+        assert_eq!((tables.cookie(&key, 1, 2), tables.cookie(&key, 1, 2)), (Some(77), None));
+        assert!(tables.cookie_holds(&key, 1, 2, 77) && !tables.cookie_holds(&key, 1, 2, made));
     }
 
     #[test]

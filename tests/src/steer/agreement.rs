@@ -9,10 +9,10 @@ use lb_common::host::{HostFrame, HostTables, verify};
 use lb_common::verdict::{Reason, Verdict};
 
 use super::kernel::{Counts, INGRESS, Kernel, Learned, action};
-use super::traffic::{Step, Traffic};
+use super::traffic::{Step, Traffic, cookie};
 
-/// Steps on one node before another is made.
-const STEPS_PER_NODE: u32 = 500;
+/// Steps on one node where a test run takes microseconds.
+pub const STEPS_PER_NODE: u32 = 500;
 /// On the host alone.
 const STEPS_PER_NODE_ALONE: u32 = 20_000;
 
@@ -45,21 +45,32 @@ pub fn run(frames: u64, host_frames: u64, seed: u64) -> anyhow::Result<()> {
     }
     if frames > 0 {
         println!("host and kernel:");
-        compare(&mut Kernel::load()?, frames, seed)?.print();
+        compare(&mut Kernel::load()?, Plan { frames, seed, steps_per_node: STEPS_PER_NODE })?.print();
     }
     Ok(())
 }
 
-/// Compares at least `frames` frames, made from `seed`.
+/// What to compare.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// How many frames, at least.
+    pub frames: u64,
+    /// Of the first node and its traffic; each following one has the next.
+    pub seed: u64,
+    /// Steps on one node before another is made; few where a test run is slow, so that some end before the clock ticks.
+    pub steps_per_node: u32,
+}
+
+/// Compares.
 ///
 /// # Errors
-/// At the first on which the sides do not agree; names the seed that makes it alone.
-pub fn compare(kernel: &mut Kernel, frames: u64, seed: u64) -> anyhow::Result<Figures> {
+/// At the first frame on which the sides do not agree; names the seed that makes it alone.
+pub fn compare(kernel: &mut Kernel, plan: Plan) -> anyhow::Result<Figures> {
     let begun = Instant::now();
     let mut figures = Figures::default();
-    while figures.frames < frames {
-        let seed = seed.wrapping_add(figures.nodes);
-        compare_node(kernel, seed, &mut figures)
+    while figures.frames < plan.frames {
+        let seed = plan.seed.wrapping_add(figures.nodes);
+        compare_node(kernel, Plan { seed, ..plan }, &mut figures)
             .with_context(|| format!("node of seed {seed}: LBCTL_SEED={seed} makes it the first"))?;
         figures.nodes += 1;
     }
@@ -125,12 +136,12 @@ pub fn frame_alone(frame: &[u8], tables: &mut HostTables) -> anyhow::Result<(Ver
     Ok((verdict, host.as_slice().to_vec()))
 }
 
-fn compare_node(kernel: &mut Kernel, seed: u64, figures: &mut Figures) -> anyhow::Result<()> {
-    let mut traffic = Traffic::new(seed);
+fn compare_node(kernel: &mut Kernel, plan: Plan, figures: &mut Figures) -> anyhow::Result<()> {
+    let mut traffic = Traffic::new(plan.seed);
     let mut tables = HostTables::new(traffic.world().clone());
     kernel.describe(traffic.world())?;
     kernel.forget()?;
-    for number in 0..STEPS_PER_NODE {
+    for number in 0..plan.steps_per_node {
         let frame = match traffic.step() {
             Step::Frame(frame) => frame,
             change => {
@@ -141,6 +152,7 @@ fn compare_node(kernel: &mut Kernel, seed: u64, figures: &mut Figures) -> anyhow
         tables.settle();
         tables.now_ns = coarse_ns()?;
         let seen = kernel.run(&frame)?;
+        tables.tell_cookie(cookie(&frame, &seen.bytes));
         let has_ticked = coarse_ns()? != tables.now_ns;
         let mut host = HostFrame::new(&frame, INGRESS);
         let verdict = forward(&mut host, &tables);

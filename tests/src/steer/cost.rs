@@ -1,13 +1,14 @@
 //! What a packet costs: medians of single `BPF_PROG_TEST_RUN`s, in turns with an empty program, whose cost is taken off.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use aya::Ebpf;
 use aya::programs::Xdp;
 use lb_common::host::{Packet, World};
 use lb_common::vip::{Forward, Guard};
+use lb_userspace::steer::maglev::{self, Member};
 
 use crate::figures::short;
 
@@ -22,6 +23,8 @@ pub const SYN_BAR: Duration = Duration::from_nanos(330);
 pub const INSTRUCTIONS_BAR: u32 = 10_000;
 /// Loading all maps and programs.
 pub const LOAD_BAR: Duration = Duration::from_millis(100);
+/// Making a lookup table of [`ROWS`] rows for [`MEMBERS`] backends.
+pub const REBUILD_BAR: Duration = Duration::from_millis(20);
 /// Machines that run this are shared: a figure misses its bar when it is so much above it.
 pub const SLACK: f64 = 1.15;
 
@@ -29,6 +32,10 @@ pub const SLACK: f64 = 1.15;
 const MANY_FLOWS: u32 = 500_000;
 /// VIPs in the cases with many.
 const MANY_VIPS: u16 = 500;
+const ROWS: u32 = 65_537;
+const MEMBERS: u64 = 1_000;
+/// Tables made; the median counts.
+const REBUILDS: usize = 11;
 /// Different frames of a case with many flows that are run in turn.
 const FRAMES_IN_TURN: u32 = 20_000;
 /// Room for flows.
@@ -82,6 +89,9 @@ pub fn run(runs: u32) -> anyhow::Result<()> {
         cost.print();
         missed.extend((!cost.holds()).then(|| cost.case.to_owned()));
     }
+    let rebuilt = rebuild_time();
+    println!("lookup table of {ROWS} rows for {MEMBERS} backends made in {}", short(rebuilt));
+    missed.extend((rebuilt >= REBUILD_BAR).then(|| "the lookup table".to_owned()));
     ensure!(missed.is_empty(), "bars missed: {}", missed.join("; "));
     Ok(())
 }
@@ -243,6 +253,20 @@ fn cases() -> anyhow::Result<Vec<Case>> {
         ..base()
     });
     Ok(cases)
+}
+
+/// How long it takes to make a lookup table, of backends with weights from 1 to 4.
+fn rebuild_time() -> Duration {
+    let mut random = fastrand::Rng::with_seed(1);
+    let members: Vec<_> = (0..MEMBERS)
+        .map(|number| Member { identity: random.u64(..), weight: 1 + number as u32 % 4 })
+        .collect();
+    let once = |_| {
+        let begun = Instant::now();
+        std::hint::black_box(maglev::table(std::hint::black_box(&members), ROWS));
+        begun.elapsed()
+    };
+    median((0..REBUILDS).map(once).collect())
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {

@@ -40,6 +40,8 @@ pub struct Traffic {
     conversations: Vec<Conversation>,
     /// Ends of frames that went to a backend, as it saw them: source, target, protocol.
     translated: Vec<(SocketAddr, SocketAddr, u8)>,
+    /// Handshakes that the node's answer has left to the client to finish: client, VIP, and the answer's numbers.
+    offered: Vec<(SocketAddr, SocketAddr, [u32; 2])>,
     /// Frames that follow one another.
     pending: VecDeque<Vec<u8>>,
 }
@@ -71,6 +73,7 @@ impl Traffic {
             tables: vec![],
             conversations: vec![],
             translated: vec![],
+            offered: vec![],
             pending: VecDeque::new(),
         };
         traffic.make_world();
@@ -91,9 +94,14 @@ impl Traffic {
         }
     }
 
-    /// A frame left the node like this: those to backends will be answered.
+    /// A frame left the node like this: those to backends will be answered, and handshakes be finished.
     pub fn saw(&mut self, frame: &[u8]) {
         let Some(ends) = ends(frame) else { return };
+        if let Some(numbers) = offer(frame)
+            && self.offered.len() < CONVERSATIONS_MAX
+        {
+            self.offered.push((ends.1, ends.0, numbers));
+        }
         let is_backend = self.world.hops.iter().any(|hop| hop.address == address_bytes(ends.1.ip()));
         if is_backend {
             if self.translated.len() == CONVERSATIONS_MAX {
@@ -118,6 +126,9 @@ impl Traffic {
             }
             if row.forward == Forward::Nat as u8 && self.random.u32(..3) == 0 {
                 row.flags |= VipRow::KEEP_CLIENT;
+            }
+            if self.random.u32(..6) == 0 {
+                row.syn_rate = self.random.u32(1..10);
             }
             if self.random.u32(..8) == 0 {
                 (row.source_rate, row.source_burst) = (1, self.random.u32(1..6));
@@ -233,7 +244,8 @@ impl Traffic {
             return frame;
         }
         let mut frame = match self.random.u32(..100) {
-            0..50 => self.client_packet().frame(),
+            0..44 => self.client_packet().frame(),
+            44..50 => self.acknowledgement().frame(),
             50..66 => self.answer().frame(),
             66..72 => self.echo_or_error().frame(),
             72..78 => self.fragments(),
@@ -288,6 +300,19 @@ impl Traffic {
         }
         if sent > 12 {
             self.conversations.swap_remove(index);
+        }
+        self.adorn(packet)
+    }
+
+    /// The client's last packet of a handshake; now and then of another.
+    fn acknowledgement(&mut self) -> Packet {
+        let Some((client, vip, [sequence, acknowledged])) = self.offered.pop() else {
+            return self.client_packet();
+        };
+        let mut packet = Packet::tcp(client, vip, Packet::ACK, b"");
+        if let Body::Tcp { numbers, .. } = &mut packet.body {
+            let wrong = u32::from(self.random.u32(..8) == 0);
+            *numbers = [acknowledged, sequence.wrapping_add(1 + wrong)];
         }
         self.adorn(packet)
     }
@@ -537,6 +562,22 @@ fn ends(frame: &[u8]) -> Option<(SocketAddr, SocketAddr, u8)> {
     let port = |at: usize| u16::from_be_bytes([ports[at], ports[at + 1]]);
     matches!(protocol, TCP | UDP)
         .then(|| (SocketAddr::new(source, port(0)), SocketAddr::new(target, port(2)), protocol))
+}
+
+/// Sequence number and acknowledgement of a frame that answers a SYN.
+fn offer(frame: &[u8]) -> Option<[u32; 2]> {
+    let at = if frame.get(12..14)? == [0x81, 0] { 18 } else { 14 };
+    let segment = frame.get(at + if frame.get(at)? >> 4 == 4 { 20 } else { 40 }..)?;
+    let number = |at: usize| Some(u32::from_be_bytes(segment.get(at..at + 4)?.try_into().ok()?));
+    let is_offer = *segment.get(13)? == Packet::SYN | Packet::ACK;
+    if is_offer { Some([number(4)?, number(8)?]) } else { None }
+}
+
+/// The cookie in what a SYN became, if it was answered with one.
+pub fn cookie(syn: &[u8], answer: &[u8]) -> Option<u32> {
+    let (asked, answered) = (ends(syn)?, ends(answer)?);
+    let is_answer = asked.2 == TCP && (asked.0, asked.1) == (answered.1, answered.0);
+    is_answer.then(|| offer(answer))?.map(|[sequence, _]| sequence)
 }
 
 fn client_address(is_ipv4: bool, last: u8) -> IpAddr {
