@@ -177,4 +177,4 @@ impl Contents {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::steer) mod tests;

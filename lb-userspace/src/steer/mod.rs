@@ -7,5 +7,6 @@ pub mod change;
 pub mod contents;
 pub mod flow_lookup;
 pub mod identity;
+pub mod lookup;
 pub mod maglev;
 pub mod plan;

@@ -13,8 +13,8 @@ use lb_common::backend::TrafficState;
 use lb_common::vip::{Guard as GuardWord, Settings};
 
 use super::contents::{Contents, Networks, Prefix};
-use crate::config::model::Model;
 use crate::config::model::steering::{Forward, Guard, Mode, Vip, VipProtocol};
+use crate::config::model::{Address, Backend as Configured, Model};
 use crate::master::steer::next_hop::NextHop;
 
 /// The generation before is asked for flows that are not known for so long: a SYN that was lost once or twice is sent again within it
@@ -130,11 +130,12 @@ struct Candidate<'a> {
 }
 
 fn of_upstream<'a>(inputs: &Inputs<'a>, upstream: &str) -> Vec<Candidate<'a>> {
+    let configured = configured(inputs.model, upstream);
     let candidates = inputs.backends.iter().filter(|backend| backend.upstream == upstream);
     let mut candidates: Vec<Candidate<'_>> = candidates
         .map(|backend| Candidate {
             backend,
-            is_backup: configured(inputs.model, backend).is_some_and(|configured| configured.backup),
+            is_backup: configured.get(&backend.address).is_some_and(|configured| configured.backup),
             has_way: inputs.hops.contains_key(&backend.address.ip()),
         })
         .collect();
@@ -142,25 +143,31 @@ fn of_upstream<'a>(inputs: &Inputs<'a>, upstream: &str) -> Vec<Candidate<'a>> {
     candidates
 }
 
-/// What the configuration says of a backend; `None` for one that leaves.
-fn configured<'a>(model: &'a Model, backend: &Backend) -> Option<&'a crate::config::model::Backend> {
-    use crate::config::model::Address;
-    let upstream = model.upstreams.get(&backend.upstream)?;
-    upstream.backends.iter().find(|configured| configured.address == Address::Tcp(backend.address))
+/// What the configuration says of the backends of an upstream; those that leave are not among them.
+fn configured<'a>(model: &'a Model, upstream: &str) -> BTreeMap<SocketAddr, &'a Configured> {
+    let backends = model.upstreams.get(upstream).into_iter().flat_map(|upstream| &upstream.backends);
+    let by_address = backends.filter_map(|backend| match backend.address {
+        Address::Tcp(address) => Some((address, backend)),
+        Address::Unix(_) => None,
+    });
+    by_address.collect()
 }
 
 /// Where connection ids lead to.
 fn fill_quic_servers(inputs: &Inputs<'_>, tables: &BTreeMap<String, u32>, contents: &mut Contents) {
     let reads_ids = |vip: &&Vip| matches!(vip.protocol, VipProtocol::Udp { quic: Some(_), .. });
     let vips = inputs.model.steering.vips.iter().filter(reads_ids);
-    let upstreams: BTreeSet<&str> = vips.filter_map(Vip::upstream).collect();
-    for backend in inputs.backends.iter().filter(|backend| upstreams.contains(backend.upstream.as_str())) {
-        let Some(table) = tables.get(&backend.upstream) else { continue };
-        let Some(configured) = configured(inputs.model, backend) else { continue };
-        let mut id = [0; 8];
-        id.iter_mut().zip(&configured.server_id).for_each(|(byte, written)| *byte = *written);
-        if !configured.server_id.is_empty() {
-            contents.quic_servers.insert((*table, id), u32::from(backend.slot));
+    for upstream in vips.filter_map(Vip::upstream).collect::<BTreeSet<_>>() {
+        let Some(table) = tables.get(upstream) else { continue };
+        let configured = configured(inputs.model, upstream);
+        for backend in inputs.backends.iter().filter(|backend| backend.upstream == upstream) {
+            let server_id =
+                configured.get(&backend.address).map_or(&[][..], |configured| &configured.server_id);
+            let mut id = [0; 8];
+            id.iter_mut().zip(server_id).for_each(|(byte, written)| *byte = *written);
+            if !server_id.is_empty() {
+                contents.quic_servers.insert((*table, id), u32::from(backend.slot));
+            }
         }
     }
 }

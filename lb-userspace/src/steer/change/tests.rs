@@ -7,7 +7,7 @@ use lb_common::backend::TrafficState;
 use lb_common::vip::{Forward, VipRow};
 
 /// VIPs of every mode, of which each node of a test has some.
-const TEXT: &str = r#"
+pub(in crate::steer) const TEXT: &str = r#"
 [kernel]
 lookup_rows = 251
 [guard]
@@ -51,14 +51,14 @@ backends = [{ address = "[2001:db8:1::10]:443" }]
 
 /// Which VIPs there are, what guards them, and how the backends are: 0 is not there, else a state.
 #[derive(Clone, Debug)]
-struct Scene {
+pub(in crate::steer) struct Scene {
     vips: Vec<bool>,
     guard: u8,
     backends: Vec<u8>,
     shift: u16,
 }
 
-fn scenes() -> impl Strategy<Value = Scene> {
+pub(in crate::steer) fn scenes() -> impl Strategy<Value = Scene> {
     let vips = prop::collection::vec(any::<bool>(), 5);
     let backends = prop::collection::vec(0..5u8, 7);
     (vips, 0..4u8, backends, 0..3u16).prop_map(|(vips, guard, backends, shift)| Scene {
@@ -69,7 +69,7 @@ fn scenes() -> impl Strategy<Value = Scene> {
     })
 }
 
-fn node(scene: &Scene) -> Node {
+pub(in crate::steer) fn node(scene: &Scene) -> Node {
     let mut node = Node::new(TEXT);
     let chosen = model(TEXT).steering.vips.into_iter().zip(&scene.vips).filter(|(_, is_there)| **is_there);
     node.model.steering.vips = chosen.map(|(vip, _)| vip).collect::<Vec<Vip>>();
