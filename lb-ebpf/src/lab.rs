@@ -15,7 +15,7 @@ use aya_ebpf::maps::{Array, PerCpuArray};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_ebpf::{EbpfContext, Global};
 
-/// Datagrams that a sink took.
+/// IPv4 packets with datagrams, in tunnels or not, that a sink took.
 #[map]
 static SUNK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// Frames that came out of a tunnel.
@@ -201,7 +201,8 @@ fn strip(ctx: &XdpContext, bytes: usize, kind: u16) -> Option<()> {
 
 #[inline(always)]
 fn is_datagram(ctx: &XdpContext) -> Option<bool> {
-    Some(read_u16(ctx, 12)? == IPV4 && read::<u8>(ctx, LINK_BYTES + 9)? == UDP)
+    let protocol: u8 = read(ctx, LINK_BYTES + 9)?;
+    Some(read_u16(ctx, 12)? == IPV4 && (protocol == UDP || protocol == IN_IPV4))
 }
 
 /// Flows differ in the source port's lower 14 bits, then in the address's lower 16. Without a UDP checksum.

@@ -128,3 +128,74 @@ impl Object {
         Ok(program.with_context(|| format!("the laboratory has no program {name}"))?.try_into()?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use aya::programs::{TestRun, TestRunOptions};
+
+    use super::*;
+    use crate::lab::frame::{Ends, smallest_datagram, sum};
+
+    const DROP: u32 = 1;
+    const PASS: u32 = 2;
+
+    /// What the backend's card makes of a frame.
+    fn check(object: &mut Object, frame: &[u8], action: u32, expected: &[u8]) {
+        let mut output = vec![0; frame.len()];
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.data_out = Some(&mut output);
+        let result = object.xdp("lab_decapsulate").unwrap().test_run(options).unwrap();
+        assert_eq!(result.return_value, action);
+        if action == PASS {
+            assert_eq!(&output[..result.data_size_out as usize], expected);
+        }
+    }
+
+    #[test]
+    fn good_tunnels_end_at_the_backend_and_others_are_dropped() {
+        let ends = Ends {
+            source_link: [2; 6],
+            target_link: [4; 6],
+            source: (Ipv4Addr::new(10, 1, 0, 2), 1_000),
+            target: (Ipv4Addr::new(203, 0, 113, 10), 80),
+        };
+        let (inner, mut object) = (smallest_datagram(&ends), Object::load().unwrap());
+        check(&mut object, &inner, PASS, &inner);
+        for (protocol, udp) in [(4, vec![]), (17, vec![0xC0, 1, 0x17, 0xC0, 0, 54, 0, 0])] {
+            let mut outer = vec![
+                0x45,
+                0,
+                0,
+                66 + udp.len() as u8,
+                0,
+                0,
+                0,
+                0,
+                64,
+                protocol,
+                0,
+                0,
+                10,
+                2,
+                0,
+                1,
+                10,
+                2,
+                1,
+                0,
+            ];
+            let checksum = !sum(&outer);
+            outer[10..12].copy_from_slice(&checksum.to_be_bytes());
+            let frame = [&inner[..14], &outer, &udp, &inner[14..]].concat();
+            check(&mut object, &frame, PASS, &inner);
+            let mut wrong = frame.clone();
+            wrong[25] ^= 1;
+            check(&mut object, &wrong, DROP, &[]);
+            check(&mut object, &frame[..frame.len() - 1], DROP, &[]);
+        }
+        assert_eq!((object.count("DECAPSULATED"), object.count("BAD_OUTER")), (2, 4));
+    }
+}

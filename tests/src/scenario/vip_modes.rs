@@ -87,28 +87,55 @@ pub fn run(plan: ModePlan) -> anyhow::Result<Vec<ModeFigures>> {
     Ok(figures)
 }
 
-fn check(lab: &Lab, plan: ModePlan, family: Family) -> anyhow::Result<ModeFigures> {
+/// Every check of one family; all that fail are told.
+///
+/// # Errors
+/// When one failed.
+pub fn check(lab: &Lab, plan: ModePlan, family: Family) -> anyhow::Result<ModeFigures> {
     let vip = SocketAddr::from((family.vip(), VIP_PORT));
-    let echo = icmp::ping(&lab.client, family.vip()).context("echo")?;
-    source(lab, plan.mode, family, vip).context("source")?;
-    too_big(lab, plan.mode, family, vip).context("too big")?;
-    let expired = icmp::error_about(&lab.client, vip, 1, 64).context("time to live")?;
-    ensure!(expired.is_time_exceeded(), "a packet on its last hop was answered with {expired:?}");
-    let transfer = client::transfer(&lab.client, vip, plan.bytes).context("transfer")?;
-    let shares = client::parallel(&lab.client, vip, plan.connections).context("parallel connections")?;
-    ensure!(
-        shares.len() == lab.backends.len() && shares.iter().all(|share| *share > 0),
-        "of {} connections the backends have {shares:?}",
-        plan.connections
-    );
-    // The last two travel as fragments.
-    for bytes in [1, 64, 1_400, 4_000, 20_000] {
-        echo::datagram(&lab.client, vip, bytes).context("datagram")?;
+    let mut failed = Vec::new();
+    let echo = noted(&mut failed, "echo", icmp::ping(&lab.client, family.vip()));
+    noted(&mut failed, "source", source(lab, plan.mode, family, vip));
+    // Before transfers teach the client what fits.
+    noted(&mut failed, "too big", too_big(lab, plan.mode, family, vip));
+    noted(&mut failed, "time to live", time_to_live(lab, vip));
+    let transfer = noted(&mut failed, "transfer", client::transfer(&lab.client, vip, plan.bytes));
+    let shares = noted(&mut failed, "parallel connections", parallel(lab, vip, plan.connections));
+    for bytes in [1, 64, 1_400] {
+        noted(&mut failed, "datagram", echo::datagram(&lab.client, vip, bytes));
     }
-    ensure!(lab.object.count("BAD_OUTER") == 0, "outer headers that no kernel would accept");
-    let tunnels = plan.mode.overhead(family) > 0;
-    ensure!(tunnels == (lab.object.count("DECAPSULATED") > 0), "packets came outside of their tunnel");
-    Ok(ModeFigures { family, transfer, shares, echo })
+    for bytes in [4_000, 20_000] {
+        noted(&mut failed, "fragments", echo::datagram(&lab.client, vip, bytes));
+    }
+    if lab.object.count("BAD_OUTER") > 0 {
+        failed.push("tunnel: outer headers that no kernel would accept".to_owned());
+    }
+    if (plan.mode.overhead(family) > 0) != (lab.object.count("DECAPSULATED") > 0) {
+        failed.push("tunnel: packets came otherwise than by tunnel".to_owned());
+    }
+    match (echo, transfer, shares) {
+        (Some(echo), Some(transfer), Some(shares)) if failed.is_empty() => {
+            Ok(ModeFigures { family, transfer, shares, echo })
+        }
+        _ => Err(anyhow::anyhow!(failed.join("; "))),
+    }
+}
+
+fn noted<T>(failed: &mut Vec<String>, name: &str, result: anyhow::Result<T>) -> Option<T> {
+    result.map_err(|error| failed.push(format!("{name}: {error:#}"))).ok()
+}
+
+fn time_to_live(lab: &Lab, vip: SocketAddr) -> anyhow::Result<()> {
+    let expired = icmp::error_about(&lab.client, vip, 1, 64)?;
+    ensure!(expired.is_time_exceeded(), "a packet on its last hop was answered with {expired:?}");
+    Ok(())
+}
+
+fn parallel(lab: &Lab, vip: SocketAddr, connections: usize) -> anyhow::Result<Vec<usize>> {
+    let shares = client::parallel(&lab.client, vip, connections)?;
+    let all_have = shares.len() == lab.backends.len() && shares.iter().all(|share| *share > 0);
+    ensure!(all_have, "of {connections} connections the backends have {shares:?}");
+    Ok(shares)
 }
 
 /// Backends see us, or the client.
