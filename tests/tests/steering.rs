@@ -30,3 +30,8 @@ fn every_mode_forwards_both_families() {
 fn later_fragments_follow_the_first() {
     smoke::fragments(&mut kernel()).unwrap_or_else(|error| panic!("{error:#}"));
 }
+
+#[test]
+fn handshakes_by_cookie_end_in_flows() {
+    smoke::handshakes_by_cookie(&mut kernel()).unwrap_or_else(|error| panic!("{error:#}"));
+}

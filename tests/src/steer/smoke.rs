@@ -1,12 +1,12 @@
 //! What must hold on any kernel that we run on: every program loads, every mode forwards, host and kernel agree.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 use aya::EbpfLoader;
 use aya::programs::Program;
-use lb_common::host::{HopKind, Packet, World, verify};
+use lb_common::host::{Body, HopKind, Packet, World, verify};
 use lb_common::vip::Forward;
 
 use crate::figures::short;
@@ -16,6 +16,10 @@ use super::kernel::{INGRESS, Kernel, object_path};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+/// `XDP_DROP`.
+const DROPPED: u32 = 1;
+/// SYNs after which a VIP that allows one a second sends cookies, even when a second begins between them.
+const SYNS: u16 = 10;
 /// `XDP_TX`.
 const TRANSMITTED: u32 = 3;
 
@@ -34,6 +38,8 @@ pub fn run() -> anyhow::Result<()> {
     every_mode(&mut kernel)?;
     fragments(&mut kernel)?;
     println!("every mode forwards, fragments too");
+    handshakes_by_cookie(&mut kernel)?;
+    println!("handshakes by cookie end in flows");
     let figures = agreement::compare(&mut kernel, PLAN)?;
     figures.print();
     ensure!(figures.ticked < figures.nodes, "no node was compared to its end");
@@ -129,6 +135,83 @@ pub fn fragments(kernel: &mut Kernel) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// More SYNs than the VIP should get, and a client that is in earnest.
+///
+/// # Errors
+/// When a frame of the handshake does not come out as it should, or one that was not asked for opens a flow.
+pub fn handshakes_by_cookie(kernel: &mut Kernel) -> anyhow::Result<()> {
+    for is_ipv4 in [true, false] {
+        handshake_by_cookie(kernel, is_ipv4).with_context(|| format!("handshake, IPv4: {is_ipv4}"))?;
+    }
+    Ok(())
+}
+
+fn handshake_by_cookie(kernel: &mut Kernel, is_ipv4: bool) -> anyhow::Result<()> {
+    const FIRST: u32 = 0x0102_0304;
+    let mut world = one_vip(is_ipv4, Forward::Nat);
+    world.vip_rows[0].syn_rate = 1;
+    kernel.describe(&world)?;
+    kernel.forget()?;
+    let (client, vip) = ends(is_ipv4);
+    for port in 0..SYNS {
+        let other = SocketAddr::new(client.ip(), port);
+        sent(kernel, &segment(other, vip, Packet::SYN, [0, 0]))?;
+    }
+    let (flags, [cookie, acknowledged]) = sent(kernel, &segment(client, vip, Packet::SYN, [FIRST, 0]))?;
+    ensure!(
+        (flags, acknowledged) == (Packet::SYN | Packet::ACK, FIRST + 1),
+        "to a SYN: {flags:#04x}, {acknowledged}"
+    );
+    let ours = [FIRST + 1, cookie.wrapping_add(1)];
+    let wrong = kernel.run(&segment(client, vip, Packet::ACK, [ours[0], ours[1] ^ 1]))?;
+    ensure!(wrong.action == DROPPED, "a wrong cookie: action {}", wrong.action);
+    let outcome = kernel.run(&segment(client, vip, Packet::ACK, ours))?;
+    ensure!(outcome.action == TRANSMITTED, "the right cookie: action {}", outcome.action);
+    let (flags, numbers) = parts(&outcome.bytes)?;
+    ensure!((flags, numbers[0]) == (Packet::SYN, FIRST), "to the backend: flags {flags:#04x}, {numbers:?}");
+    let hop = world.hops[0];
+    let at = if is_ipv4 { 34 } else { 54 };
+    let port = u16::from_be_bytes([outcome.bytes[at], outcome.bytes[at + 1]]);
+    let (backend, source) = (address(&hop.address, hop.port), address(&hop.nat_source, port.to_be_bytes()));
+    let answer = segment(backend, source, Packet::SYN | Packet::ACK, [77, ours[0]]);
+    let (flags, numbers) = sent(kernel, &answer)?;
+    ensure!(
+        (flags, numbers) == (Packet::ACK, [ours[1], ours[0]]),
+        "to the client: {flags:#04x}, {numbers:?}"
+    );
+    let (_, numbers) = sent(kernel, &segment(client, vip, Packet::ACK, ours))?;
+    ensure!(numbers == [ours[0], 78], "to the backend: {numbers:?}");
+    let (_, numbers) = sent(kernel, &segment(backend, source, Packet::ACK, [78, ours[0]]))?;
+    ensure!(numbers == [ours[1], ours[0]], "to the client: {numbers:?}");
+    Ok(())
+}
+
+/// The flags and numbers of what the frame becomes, which must leave.
+fn sent(kernel: &mut Kernel, frame: &[u8]) -> anyhow::Result<(u8, [u32; 2])> {
+    let outcome = kernel.run(frame)?;
+    ensure!(outcome.action == TRANSMITTED, "action {}", outcome.action);
+    parts(&outcome.bytes)
+}
+
+/// Flags and numbers of a TCP segment without IP options.
+fn parts(frame: &[u8]) -> anyhow::Result<(u8, [u32; 2])> {
+    verify(frame).map_err(anyhow::Error::msg)?;
+    let at = if frame[12..14] == [8, 0] { 34 } else { 54 };
+    let number = |at: usize| u32::from_be_bytes([frame[at], frame[at + 1], frame[at + 2], frame[at + 3]]);
+    Ok((frame[at + 13], [number(at + 4), number(at + 8)]))
+}
+
+fn segment(source: SocketAddr, target: SocketAddr, flags: u8, numbers: [u32; 2]) -> Vec<u8> {
+    let ports = [source.port(), target.port()];
+    let body = Body::Tcp { ports, numbers, flags, options: vec![], payload: vec![] };
+    Packet::new(source.ip(), target.ip(), body).frame()
+}
+
+/// An end from its 16-byte form and its port in network order.
+fn address(bytes: &[u8; 16], port: [u8; 2]) -> SocketAddr {
+    SocketAddr::new(Ipv6Addr::from(*bytes).to_canonical(), u16::from_be_bytes(port))
 }
 
 /// A node with one TCP VIP, [`ends`]' second, and one backend.
