@@ -26,7 +26,8 @@ struct Patient {
 /// # Errors
 /// When there is a master and it does not answer.
 pub fn doctor(run_dir: &Path, json: bool, width: Option<u16>) -> Result<Exit, CommandError> {
-    let host = host_reading::read().matrix();
+    let mut host = host_reading::read().matrix();
+    host.extend(host_reading::orphaned_pins().iter().map(steering_host::orphaned));
     let patient = match examine(run_dir) {
         Ok(patient) => Ok(patient),
         Err(CommandError::Client(error @ (ClientError::NotThere(_) | ClientError::Denied(_)))) => Err(error),

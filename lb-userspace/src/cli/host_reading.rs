@@ -11,6 +11,7 @@ use super::ethtool;
 use super::host::Host;
 use super::steering_host::SteeringHost;
 use crate::control::protocol::steering::{VipReport, VipStatus};
+use crate::master::steer::pins::{self, Orphan};
 
 /// The facts now.
 pub fn read() -> Host {
@@ -55,6 +56,17 @@ fn first_address(vip: &str) -> Option<IpAddr> {
         None => vip.split(':').next()?,
     };
     host.split('/').next()?.parse().ok()
+}
+
+/// Pins of steering whose master is gone.
+pub fn orphaned_pins() -> Vec<Orphan> {
+    pins::orphans(has_master)
+}
+
+/// Whether a master holds the lock of this run folder.
+fn has_master(run_dir: &Path) -> bool {
+    let Ok(lock) = std::fs::File::open(run_dir.join("lock")) else { return false };
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockShared).is_err()
 }
 
 /// A small file; empty where it cannot be read.

@@ -3,6 +3,7 @@
 use super::ethtool::Device;
 use crate::control::protocol::Capability;
 use crate::control::protocol::steering::{SteeredInterface, VipReport, VipStatus};
+use crate::master::steer::pins::Orphan;
 
 /// A ring above this makes frames leave the cache before they are looked at: 69 → 43 Mpps from 256 to 1024 frames on six cores
 /// (xdp-project/xdp-paper, 2018).
@@ -38,6 +39,29 @@ pub fn matrix(report: &VipReport, host: &SteeringHost) -> Vec<Capability> {
         rows.extend(mtu(report, interface));
     }
     rows
+}
+
+/// Pins that no master looks after.
+pub fn orphaned(orphan: &Orphan) -> Capability {
+    let home = orphan.home.display();
+    let of = orphan.run_dir.as_ref().map_or("a run folder that is not known".to_owned(), |run_dir| {
+        format!("run folder {}", run_dir.display())
+    });
+    let what = match orphan.interfaces.as_slice() {
+        [] => "maps of steering are left".to_owned(),
+        // By number: the interface may be in another network namespace, or gone.
+        some => format!("VIPs are still answered on the interfaces numbered {}", join(some)),
+    };
+    let again = orphan.run_dir.as_ref().filter(|run_dir| run_dir.is_dir());
+    let remedy = match again {
+        Some(run_dir) => format!("lbctl --run-dir {} up takes over; rm -r {home} ends it", run_dir.display()),
+        None => format!("rm -r {home}"),
+    };
+    row("pins", false, format!("{what}, of {of}, in which no master runs"), remedy)
+}
+
+fn join(numbers: &[u32]) -> String {
+    numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn jit(host: &SteeringHost) -> Capability {
@@ -155,6 +179,20 @@ fn row(name: &str, on: bool, why: String, remedy: String) -> Capability {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pins_without_a_master_are_told_with_what_removes_them() {
+        let orphan = Orphan {
+            home: "/sys/fs/bpf/lbctl/00ff".into(),
+            run_dir: Some("/gone".into()),
+            interfaces: vec![2, 7],
+        };
+        let row = orphaned(&orphan);
+        assert_eq!(row.remedy, "rm -r /sys/fs/bpf/lbctl/00ff");
+        assert!(row.why.contains("numbered 2, 7") && row.why.contains("/gone"), "{row:?}");
+        let row = orphaned(&Orphan { run_dir: Some("/".into()), interfaces: Vec::new(), ..orphan });
+        assert_eq!(row.remedy, "lbctl --run-dir / up takes over; rm -r /sys/fs/bpf/lbctl/00ff ends it");
+    }
 
     fn report(mode: &str, forward: &str) -> VipReport {
         let vip = VipStatus {

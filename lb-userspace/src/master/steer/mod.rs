@@ -19,6 +19,8 @@ mod object;
 pub mod pins;
 mod report;
 pub mod sys;
+#[cfg(test)]
+mod tests;
 mod ways;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
