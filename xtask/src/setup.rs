@@ -13,7 +13,7 @@ struct Package {
 }
 
 /// What the end-to-end tests run beside lbctl.
-const PACKAGES: [Package; 7] = [
+const PACKAGES: [Package; 8] = [
     Package { name: "nginx-light", program: "nginx" },
     Package { name: "haproxy", program: "haproxy" },
     Package { name: "python3", program: "python3" },
@@ -21,6 +21,7 @@ const PACKAGES: [Package; 7] = [
     Package { name: "iproute2", program: "ip" },
     Package { name: "nftables", program: "nft" },
     Package { name: "ethtool", program: "ethtool" },
+    Package { name: "tcpdump", program: "tcpdump" },
 ];
 
 /// Python packages of the tests' environment.

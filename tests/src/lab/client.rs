@@ -43,6 +43,22 @@ impl Connection {
         Ok(Self { stream, tokens: 0 })
     }
 
+    /// Connects from an address and port of its own.
+    ///
+    /// # Errors
+    /// As [`Self::open`], or when the port is taken.
+    pub async fn open_from(client: SocketAddr, address: SocketAddr) -> std::io::Result<Self> {
+        let socket = match client {
+            SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4(),
+            SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6(),
+        }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(client)?;
+        let stream = timeout(PATIENCE, socket.connect(address)).await??;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, tokens: 0 })
+    }
+
     /// Asks who answers.
     ///
     /// # Errors
