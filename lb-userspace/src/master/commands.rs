@@ -79,7 +79,7 @@ impl Master<'_> {
                 self.requests.remove(&number);
                 let within = for_ms.map(Duration::from_millis);
                 if let Err(refusal) = self.capture(&vip, every, count, within, answers.clone()) {
-                    let _ = answers.try_send(refusal);
+                    let _ = answers.try_send(*refusal);
                 }
             }
             Command::Events { last, follow } => {
@@ -154,10 +154,10 @@ impl Master<'_> {
         count: u64,
         within: Option<Duration>,
         answers: mpsc::Sender<Answer>,
-    ) -> Result<(), Answer> {
-        let refuse = |message: String| Answer::Failed { kind: FailureKind::Failed, message };
+    ) -> Result<(), Box<Answer>> {
+        let refuse = |message: String| Box::new(Answer::Failed { kind: FailureKind::Failed, message });
         let report = self.steer.report(self.kernel.table());
-        let Some(vip) = report.find(vip) else { return Err(no_such_vip(vip, &vip_names(&report))) };
+        let Some(vip) = report.find(vip) else { return Err(Box::new(no_such_vip(vip, &vip_names(&report)))) };
         if vip.forward == "local" {
             let why = "packets of \"{}\" go up the stack of this host: capture them with tcpdump";
             return Err(refuse(why.replace("{}", &vip.name)));
@@ -165,7 +165,7 @@ impl Master<'_> {
         if count == 0 || !every.is_power_of_two() {
             return Err(refuse("capture: at least one frame, one in a power of two".to_owned()));
         }
-        let ring = self.steer.ring().ok_or_else(not_steered)?;
+        let ring = self.steer.ring().ok_or_else(|| Box::new(not_steered()))?;
         let ring =
             ring.take().ok_or_else(|| refuse("another capture is running: end it first".to_owned()))?;
         let backends =
