@@ -180,8 +180,8 @@ struct Marks {
 
 impl Marks {
     const FINGERPRINT: u64 = !0 << 24;
-    /// A mark is obeyed for so many generations after its own.
-    const GENERATIONS: u8 = 8;
+    /// A mark is obeyed for so many generations after its own: longer than a handshake, at four changes a second.
+    const GENERATIONS: u8 = 16;
 
     #[inline(always)]
     fn set<T: Tables>(&self, tables: &T, generation: u32, slot: u16) {

@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::xdp::DevMapHash;
-use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, PerCpuArray, PerCpuValues, ProgramArray};
+use aya::maps::{
+    Array, ArrayOfMaps, HashMap, Map, MapData, PerCpuArray, PerCpuValues, ProgramArray, RingBuf,
+};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::backend::BackendRow;
+use lb_common::capture::Captured;
 use lb_common::counter::Traffic;
 use lb_common::flow::{Flow, FlowKey, FragmentKey, Kept, NatFlow, QuicServerKey, SourceKey, SynWindow};
 use lb_common::forward::{ENTRY_PROGRAM, Stage};
@@ -315,6 +318,15 @@ impl Kernel {
         }
         counts.drop_zeros();
         Ok(counts)
+    }
+
+    /// The frames that were captured since the last call.
+    ///
+    /// # Errors
+    /// When a map is not as it should be.
+    pub fn captured(&mut self) -> anyhow::Result<Vec<Captured>> {
+        let mut ring = RingBuf::try_from(self.map("CAPTURE")?)?;
+        Ok(std::iter::from_fn(|| ring.next().map(|record| bytemuck::pod_read_unaligned(&record))).collect())
     }
 
     fn set_stages(&mut self) -> anyhow::Result<()> {
