@@ -27,7 +27,7 @@ static BAD_OUTER: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// Frames that came with the tag of [`VLAN`].
 #[map]
 static TAGGED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
-/// IP frames that came without a tag.
+/// IP frames to the client alone that came without a tag.
 #[map]
 static UNTAGGED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// Frames generated so far.
@@ -180,7 +180,8 @@ fn untag(ctx: &XdpContext) -> Option<u32> {
             strip(ctx, 4, kind)?;
             count(&TAGGED);
         }
-        IPV4 | IPV6 => count(&UNTAGGED),
+        // What a host says to all its neighbours is nobody's answer.
+        IPV4 | IPV6 if read::<u8>(ctx, 0)? & 1 == 0 => count(&UNTAGGED),
         _ => {}
     }
     Some(xdp_action::XDP_PASS)
