@@ -54,15 +54,17 @@ fn as_text(path: &Path, result: &Result<Loaded, Report>, color: bool, width: u16
 fn amount(model: &Model) -> String {
     let backends: usize = model.upstreams.values().map(|upstream| upstream.backends.len()).sum();
     let instances: u32 = model.programs.values().map(|program| program.instances).sum();
-    [
+    let vips = model.steering.vips.len();
+    let mut amounts = vec![
         counted(model.listeners.len(), "listener"),
         counted(model.routes.len(), "route"),
         counted(model.upstreams.len(), "upstream"),
         counted(model.programs.len(), "program"),
         counted(instances as usize, "instance"),
         counted(backends, "static backend"),
-    ]
-    .join(", ")
+    ];
+    amounts.extend((vips > 0).then(|| counted(vips, "VIP")));
+    amounts.join(", ")
 }
 
 /// `no things`, `1 thing`, `2 things`.
@@ -110,6 +112,20 @@ mod tests {
             text(config),
             "lb.toml: valid: 1 listener, 1 route, 1 upstream, no programs, no instances, 2 static backends\n"
         );
+    }
+
+    #[test]
+    fn vips_are_counted_where_there_are_some() {
+        let config = r#"
+            [[vip]]
+            address = "203.0.113.10:443"
+            interface = "lo"
+            upstream = "api"
+            forward = "nat"
+            [upstream.api]
+            backends = [{ address = "192.0.2.10:8443" }]
+        "#;
+        assert!(text(config).ends_with("1 static backend, 1 VIP\n"), "{}", text(config));
     }
 
     #[test]
