@@ -45,8 +45,6 @@ const BATCH_MAX: usize = 64;
 const DRAIN_EVERY: Duration = Duration::from_millis(5);
 /// Least time between two status messages to workers.
 const STATUS_EVERY: Duration = Duration::from_millis(200);
-/// Period of telling workers what is counted in the kernel, which no event tells of.
-const COUNTED_EVERY: Duration = Duration::from_secs(1);
 /// Time after which the start is told as it is.
 const STARTED_WITHIN: Duration = Duration::from_secs(1);
 
@@ -177,10 +175,6 @@ async fn turn_until_over(master: &mut Master<'_>, mut sources: Sources, on_start
                 master.tell_status();
             }
             () = until(master.steer.due(Time::now())), if master.steer.due(Time::now()).is_some() => {}
-            () = until(Some(status_at.max(master.counted_at) + COUNTED_EVERY)), if master.steer.is_loaded() => {
-                master.counted_at = Time::now();
-                master.dirty.status = true;
-            }
             () = until(Some(master.began + STARTED_WITHIN)), if on_started.is_some() => {}
             () = until(drain_deadline(master)), if drain_deadline(master).is_some() => master.drain_is_over(),
         }

@@ -89,8 +89,6 @@ pub struct Master<'a> {
     pub model: Arc<Model>,
     /// How far the end has come.
     pub phase: Phase,
-    /// When workers were last told of counts alone.
-    pub counted_at: Time,
     /// When `up` was called.
     pub began: Time,
     /// Tasks send here.
@@ -226,7 +224,6 @@ impl<'a> Master<'a> {
             enrolled: BTreeMap::new(),
             model,
             phase: Phase::Running,
-            counted_at: began,
             began,
             inbox,
         })
