@@ -7,6 +7,5 @@ pub mod change;
 pub mod contents;
 pub mod flow_lookup;
 pub mod identity;
-pub mod lookup;
 pub mod maglev;
 pub mod plan;
