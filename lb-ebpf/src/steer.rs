@@ -127,6 +127,12 @@ pub fn steer_malformed(ctx: XdpContext) -> u32 {
     run!(ctx, forward::malformed::malformed)
 }
 
+/// `Stage::Reset`.
+#[xdp(frags)]
+pub fn steer_reset(ctx: XdpContext) -> u32 {
+    run!(ctx, forward::answer::reset)
+}
+
 /// Passes everything: what a veth's peer needs to have before frames can be sent back into it, and what the other programs'
 /// cost is measured against.
 #[xdp(frags)]

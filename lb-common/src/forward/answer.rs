@@ -1,10 +1,12 @@
-//! Stage `Answer`: ICMP "too big" and "time exceeded" to the sender of a packet that cannot go on.
+//! Stages `Answer` and `Reset`: ICMP "too big" and "time exceeded" to the sender of a packet that cannot go on, and the end of a connection whose
+//! backend is gone.
 
 use super::{Step, drop};
 use crate::checksum::{finish, fold, word, words_2, words_8};
 use crate::packet::parse::{ICMP, ICMPV6, Packet, parse_beginning};
+use crate::packet::segment::{NO_OPTION, Segment};
 use crate::packet::translate::TTL;
-use crate::packet::{Frame, ethernet, icmp, ipv4, ipv6};
+use crate::packet::{Frame, ethernet, icmp, ipv4, ipv6, tcp};
 use crate::tables::Tables;
 use crate::verdict::{Reason, Verdict};
 
@@ -36,6 +38,39 @@ pub fn answer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
     }
     tables.count_reason(Some(note.vip), answered);
     Step::Done(Verdict::Transmit)
+}
+
+/// The stage `Reset`: the backend of the packet's connection is gone, and the client need not wait to find out (RFC 9293, section 3.5.2). Counted as
+/// [`Reason::UnknownFlow`], as what else comes of it. [`crate::flow::HandOver`] has the VIP.
+#[inline(always)]
+pub fn reset<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
+    let vip = tables.handed_over().vip;
+    match send_reset(frame) {
+        Some(()) => {
+            tables.count_reason(Some(vip), Reason::UnknownFlow);
+            Step::Done(Verdict::Transmit)
+        }
+        None => drop(tables, vip, Reason::UnknownFlow),
+    }
+}
+
+#[inline(always)]
+fn send_reset<F: Frame>(frame: &mut F) -> Option<()> {
+    let packet = parse_beginning(frame).ok()?;
+    if !is_answerable(frame, &packet.key.source) {
+        return None;
+    }
+    let expected: [u8; 4] = frame.read(packet.transport_at + tcp::ACKNOWLEDGEMENT_AT)?;
+    let segment = Segment {
+        ends: packet.key.reversed(),
+        sequence: u32::from_be_bytes(expected),
+        acknowledgement: 0,
+        flags: tcp::RST,
+        window: 0,
+        option: NO_OPTION,
+    };
+    segment.write(frame, &packet)?;
+    turn_link(frame)
 }
 
 /// Whether what came from this address, in this frame, may be answered: it is one host's, and was sent to us alone.

@@ -13,12 +13,11 @@ use super::choose::{self, Places};
 use super::deliver::leave;
 use super::nat::entry::{self, Home, Opening, Side};
 use super::{Stage, Step, drop, limit};
-use crate::checksum::{finish, fold, word, words_2, words_8};
 use crate::flow::{FlowKey, HandOver, NatFlow};
 use crate::hash;
 use crate::packet::parse::{OFFSET_MASK, Packet, parse};
-use crate::packet::translate::{self, TTL};
-use crate::packet::{Frame, ipv4, ipv6, rewrite, tcp};
+use crate::packet::segment::{NO_OPTION, Segment};
+use crate::packet::{Frame, rewrite, tcp, translate};
 use crate::tables::Tables;
 use crate::verdict::{Reason, Verdict};
 use crate::vip::VipRow;
@@ -33,10 +32,6 @@ const CLASSES: usize = 4;
 const OPTIONS_MAX: u32 = 4;
 /// The window that a backend is told of which waits for its client: what a client of any size has room for (RFC 6928).
 const WINDOW_BYTES: u16 = 14_600;
-/// Bytes of every TCP header that is written here: one option, or as many bytes of nothing.
-const HEADER_BYTES: usize = 24;
-/// Nothing, as an option.
-const NO_OPTION: [u8; 4] = [1; 4];
 
 /// The stage `Cookie`: a SYN beyond the VIP's rate. [`HandOver`] has the VIP.
 #[inline(always)]
@@ -258,87 +253,6 @@ fn acknowledge<F: Frame>(
     segment.write(frame, packet).ok_or(Reason::NoHeadroom)?;
     turn_link(frame).ok_or(Reason::Truncated)?;
     Ok(Step::Done(Verdict::Transmit))
-}
-
-/// A TCP segment of ours, without data.
-struct Segment {
-    ends: FlowKey,
-    sequence: u32,
-    acknowledgement: u32,
-    flags: u8,
-    window: u16,
-    option: [u8; 4],
-}
-
-impl Segment {
-    /// Writes it in place of `packet`, behind the frame's link header.
-    #[inline(always)]
-    fn write<F: Frame>(&self, frame: &mut F, packet: &Packet) -> Option<()> {
-        let at = packet.network_at;
-        let is_ipv6 = frame.is_set(packet.is_ipv6);
-        let header_bytes = if is_ipv6 { ipv6::HEADER_BYTES } else { ipv4::HEADER_BYTES };
-        frame.set_bytes(at + header_bytes + HEADER_BYTES)?;
-        let ends = self.ends.words();
-        if is_ipv6 {
-            frame.write(
-                at,
-                ipv6::Header {
-                    version_class_label: 0x6000_0000_u32.to_be(),
-                    payload: (HEADER_BYTES as u16).to_be(),
-                    next: tcp::PROTOCOL,
-                    hops: TTL,
-                    source: ends.source,
-                    target: ends.target,
-                },
-            )?;
-        } else {
-            frame.write(at, self.header_ipv4())?;
-        }
-        let at = frame.settle(at + header_bytes, OFFSET_MASK);
-        frame.write(at, self.header())
-    }
-
-    #[inline(always)]
-    fn header_ipv4(&self) -> ipv4::Header {
-        let (source, target) = (ipv4::unmapped(&self.ends.source), ipv4::unmapped(&self.ends.target));
-        let total = ((ipv4::HEADER_BYTES + HEADER_BYTES) as u16).to_be();
-        let fragment = ipv4::DO_NOT_FRAGMENT.to_be();
-        let sum = word([0x45, 0])
-            + total as u32
-            + fragment as u32
-            + word([TTL, tcp::PROTOCOL])
-            + words_2(source.to_ne_bytes())
-            + words_2(target.to_ne_bytes());
-        ipv4::Header {
-            version_words: 0x45,
-            traffic_class: 0,
-            total,
-            identification: 0,
-            fragment,
-            ttl: TTL,
-            protocol: tcp::PROTOCOL,
-            checksum: finish(sum),
-            source,
-            target,
-        }
-    }
-
-    /// The TCP header in words.
-    #[inline(always)]
-    fn header(&self) -> [u32; HEADER_BYTES / 4] {
-        let ends = self.ends.words();
-        let ports = ends.source_port as u32 | (ends.target_port as u32) << 16;
-        let (sequence, acknowledgement) = (self.sequence.to_be(), self.acknowledgement.to_be());
-        let rest =
-            (HEADER_BYTES as u32 / 4) << 4 | (self.flags as u32) << 8 | (self.window.to_be() as u32) << 16;
-        let option = u32::from_ne_bytes(self.option);
-        let mut sum = words_8(&self.ends.source) + words_8(&self.ends.target);
-        sum += word([0, tcp::PROTOCOL]) + (HEADER_BYTES as u16).to_be() as u32;
-        for part in [ports, sequence, acknowledgement, rest, option] {
-            sum += fold(part) as u32;
-        }
-        [ports, sequence, acknowledgement, rest, finish(sum) as u32, option]
-    }
 }
 
 /// The four bytes at `field` of a TCP header.

@@ -68,11 +68,13 @@ pub enum Stage {
     Handshake = 13,
     /// [`malformed::malformed`]: a packet of no use to anybody.
     Malformed = 14,
+    /// [`answer::reset`]: a TCP packet whose backend is gone. [`HandOver`] has the VIP.
+    Reset = 15,
 }
 
 impl Stage {
     /// Entries of the array.
-    pub const COUNT: u32 = 15;
+    pub const COUNT: u32 = 16;
     /// Every stage in order of its number.
     pub const ALL: [Self; Self::COUNT as usize] = [
         Self::New,
@@ -90,6 +92,7 @@ impl Stage {
         Self::CookieOpen,
         Self::Handshake,
         Self::Malformed,
+        Self::Reset,
     ];
 
     /// The kernel program that is this stage.
@@ -110,6 +113,7 @@ impl Stage {
             Self::CookieOpen => "steer_cookie_open",
             Self::Handshake => "steer_handshake",
             Self::Malformed => "steer_malformed",
+            Self::Reset => "steer_reset",
         }
     }
 }
@@ -117,8 +121,8 @@ impl Stage {
 /// The kernel program of [`known`], which is attached to interfaces.
 pub const ENTRY_PROGRAM: &str = "steer";
 
-/// Stages that a packet can go through; none comes twice.
-const STEPS_MAX: u32 = Stage::COUNT + 1;
+/// Stages that a packet can go through: `Nat` may come before and after `New`, no other comes twice.
+const STEPS_MAX: u32 = Stage::COUNT + 2;
 
 /// What becomes of a frame; its bytes are changed accordingly.
 pub fn forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
@@ -141,6 +145,7 @@ pub fn forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
             Step::Next(Stage::Proof) => cookie::proof(frame, tables),
             Step::Next(Stage::CookieOpen) => cookie::open(frame, tables),
             Step::Next(Stage::Handshake) => cookie::handshake(frame, tables),
+            Step::Next(Stage::Reset) => answer::reset(frame, tables),
         };
     }
     fault(tables)

@@ -125,12 +125,8 @@ fn established<'a, F: Frame, T: Tables>(
         }
         if !is_alive(tables, flow.slot, flow.instance) {
             entry::forget(tables, Home::Known, key, flow);
-            // UDP finds another backend; a TCP connection has ended with its backend.
-            return if packet.is_tcp() {
-                Found::Other(drop(tables, vip, Reason::UnknownFlow))
-            } else {
-                Found::Nothing
-            };
+            // UDP finds another backend; a TCP connection has ended with its backend, and the client is told.
+            return if packet.is_tcp() { Found::Other(reset(tables, packet, vip)) } else { Found::Nothing };
         }
         if limit::is_denied(tables, &key.source) {
             return Found::Other(drop(tables, vip, Reason::Denied));
@@ -151,6 +147,16 @@ fn established<'a, F: Frame, T: Tables>(
     }
     entry::note(tables, key, flow, packet.flags);
     Found::Flow(flow)
+}
+
+/// An end of a connection that its client did not ask for.
+#[inline(always)]
+fn reset<T: Tables>(tables: &T, packet: &Packet, vip: u32) -> Step {
+    if packet.flags & (tcp::SYN | tcp::RST | tcp::ACK) != tcp::ACK {
+        return drop(tables, vip, Reason::UnknownFlow);
+    }
+    tables.hand_over(HandOver { vip, slot: HandOver::NO_SLOT, mtu: 0, zero: 0 });
+    Step::Next(Stage::Reset)
 }
 
 /// A packet of a handshake that is not finished.

@@ -7,6 +7,7 @@ pub mod ipv6;
 pub mod parse;
 pub mod quoted;
 pub mod rewrite;
+pub mod segment;
 pub mod tcp;
 pub mod translate;
 pub mod udp;

@@ -165,7 +165,8 @@ fn handshake_by_cookie(kernel: &mut Kernel, is_ipv4: bool) -> anyhow::Result<()>
         "to a SYN: {flags:#04x}, {acknowledged}"
     );
     let ours = [FIRST + 1, cookie.wrapping_add(1)];
-    let wrong = kernel.run(&segment(client, vip, Packet::ACK, [ours[0], ours[1] ^ 1]))?;
+    // The last two bits are what the kernel's cookies remember.
+    let wrong = kernel.run(&segment(client, vip, Packet::ACK, [ours[0], ours[1] ^ 0x1000]))?;
     ensure!(wrong.action == DROPPED, "a wrong cookie: action {}", wrong.action);
     let outcome = kernel.run(&segment(client, vip, Packet::ACK, ours))?;
     ensure!(outcome.action == TRANSMITTED, "the right cookie: action {}", outcome.action);

@@ -231,6 +231,9 @@ fn dead_backend_ends_tcp_and_moves_udp() {
     lab.tables.world.set_state(0, TrafficState::Out);
     let now_ns = lab.tables.now_ns;
     lab.tables.world.next_generation(0, &[1], now_ns);
+    let (verdict, frame) = lab.client_sends(ACK);
+    assert_eq!(verdict, Verdict::Transmit);
+    assert_eq!(segment(&frame), ([443, 5555], 0x0506_0708, 0, RST));
     assert_eq!(lab.client_sends(ACK).0, Verdict::Drop(Reason::UnknownFlow));
     assert_eq!(lab.tables.nat.len(), 2, "the datagrams' entries are left");
     let (verdict, frame) = lab.datagram();
