@@ -118,6 +118,7 @@ fn a_known_flow_stays_with_a_backend_that_drains_and_leaves_a_dead_one() {
         instance: 100 + u64::from(other),
         slot: other,
         seen_at_ns: NOW - 5_000_000,
+        flags: Flow::mark_of(node.plan(&Contents::default(), NOW).contents.vip_rows[&0].identity),
         ..Flow::default()
     };
     let known = Known { flows: vec![(key(question), flow)], ..Known::default() };
