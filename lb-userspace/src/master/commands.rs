@@ -220,7 +220,9 @@ impl Master<'_> {
         if model.node.worker_threads != self.workers.threads() {
             log::warn!("worker_threads = {} counts from the next start of lbctl", model.node.worker_threads);
         }
-        if model.kernel != self.model.kernel {
+        let (to, from) = (&model.steering, &self.model.steering);
+        let steering_waits = (to.flows, to.xdp_mode) != (from.flows, from.xdp_mode) && self.steer.is_loaded();
+        if model.kernel != self.model.kernel || steering_waits {
             log::warn!("changes of [kernel] count from the next start of lbctl");
         }
         Ok(())

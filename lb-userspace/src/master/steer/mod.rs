@@ -61,6 +61,9 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(1);
 /// Period of trying again what the kernel refused.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 
+/// Period of trying interfaces again that were refused.
+const REFUSED_EVERY: Duration = Duration::from_secs(5);
+
 /// Steering, loaded or not.
 pub struct Steer {
     run_dir: PathBuf,
@@ -130,6 +133,8 @@ struct Due {
     interfaces: bool,
     plan_at: Option<Time>,
     retry_at: Option<Time>,
+    /// Interfaces that were refused are tried again: what was in the way may be gone.
+    interfaces_at: Option<Time>,
 }
 
 impl Steer {
@@ -228,6 +233,7 @@ impl Steer {
                 interfaces: false,
                 plan_at: None,
                 retry_at: None,
+                interfaces_at: None,
             },
         })
     }
@@ -297,7 +303,7 @@ impl Steer {
         if let Some(loaded) = &mut self.loaded {
             loaded.due.plan |= loaded.ways.hear(told);
             // An interface may have come, or gone.
-            loaded.due.interfaces = true;
+            loaded.due.interfaces |= loaded.ways.take_moved();
         }
     }
 
@@ -319,18 +325,24 @@ impl Steer {
     pub fn due(&self, now: Time) -> Option<Time> {
         let loaded = self.loaded.as_ref().filter(|_| self.has_backends)?;
         let due = &loaded.due;
-        if !loaded.changes.is_empty() || (due.plan || due.interfaces) && !due.is_settling {
+        let has_work = !loaded.changes.is_empty() || due.plan || due.interfaces;
+        let is_settling = due.is_settling && due.settled_by.is_some();
+        if has_work && !is_settling {
             return Some(now);
         }
-        [due.settled_by, due.plan_at, due.retry_at, loaded.ways.due(now)].into_iter().flatten().min()
+        let times = [due.settled_by, due.plan_at, due.retry_at, due.interfaces_at, loaded.ways.due(now)];
+        times.into_iter().flatten().min()
     }
 
     /// Does a bounded part of what is to be done.
     pub fn turn(&mut self, table: &BackendTable) {
-        let Some(model) = self.model.clone().filter(|_| self.has_backends) else { return };
+        let now = Time::now();
+        let is_waiting = |loaded: &Loaded| loaded.due.is_settling && loaded.due.settled_by.is_some();
+        let is_due =
+            self.due(now).is_some_and(|at| at <= now) || self.loaded.as_deref().is_some_and(is_waiting);
+        let Some(model) = self.model.clone().filter(|_| is_due) else { return };
         let backends = self.backends(&model, table);
         let Some(loaded) = &mut self.loaded else { return };
-        let now = Time::now();
         loaded.ways.want(&backends.iter().map(|backend| backend.address.ip()).collect());
         loaded.due.plan |= loaded.ways.turn(now);
         if loaded.due.is_settling {
@@ -345,9 +357,11 @@ impl Steer {
             loaded.make_plan(&model, &backends, self.capture.as_ref(), now);
         }
         loaded.write(now);
-        if loaded.changes.is_empty() && loaded.due.interfaces {
+        let interfaces_due = loaded.due.interfaces || is_due(loaded.due.interfaces_at);
+        if loaded.changes.is_empty() && interfaces_due {
             loaded.due.interfaces = false;
             let notes = loaded.attach(&model, &self.pins);
+            loaded.due.interfaces_at = (!loaded.refused.is_empty()).then_some(now + REFUSED_EVERY);
             self.notes.extend(notes);
         }
     }
@@ -531,6 +545,8 @@ impl Loaded {
                 }
                 Err(why) if self.refused.get(name) == Some(&why) => {}
                 Err(why) => {
+                    // It may be another interface of this name, or none.
+                    self.steered.remove(name);
                     log::error!("interface not steered interface={name} reason=\"{why}\"");
                     notes.push(Note {
                         subject: name.clone(),

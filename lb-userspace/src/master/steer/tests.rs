@@ -103,9 +103,9 @@ impl Master {
         self.steer.row_written(Slot(slot), instance);
     }
 
-    /// Takes turns until it is so, for five seconds at most.
+    /// Takes turns until it is so, for ten seconds at most.
     async fn until(&mut self, what: &str, is_so: impl Fn(&Steer) -> bool) {
-        let waited = tokio::time::timeout(Duration::from_secs(5), async {
+        let waited = tokio::time::timeout(Duration::from_secs(10), async {
             loop {
                 self.steer.turn(self.kernel.table());
                 if let Some(news) = self.steer.take_news() {
@@ -123,7 +123,7 @@ impl Master {
             }
         });
         let is_late = waited.await.is_err();
-        assert!(!is_late, "not within five seconds: {what}; {:?}", self.steer.capabilities());
+        assert!(!is_late, "not within ten seconds: {what}; {:?}", self.steer.capabilities());
     }
 
     fn loaded(&self) -> &Loaded {
@@ -311,12 +311,36 @@ fn interface_that_comes_later_is_steered_then() {
             rows.iter().any(|row| row.name == "xdp later" && !row.on && row.why.contains("does not exist"))
         };
         master.until("told that it is missing", is_told).await;
+        assert!(
+            master.steer.due(Time::now()).is_some_and(|at| at > Time::now()),
+            "nothing is asked in a circle"
+        );
         ip("link add later type veth peer name other");
         ip("link set later up");
         let is_there = |steer: &Steer| steer.loaded.as_ref().unwrap().steered.contains_key("later");
         master.until("steered", is_there).await;
         assert!(host.xdp("later").is_some());
         assert!(master.steer.take_notes().iter().any(|note| note.what == "interface not steered"));
+    });
+}
+
+#[test]
+fn interface_that_another_program_leaves_is_steered_then() {
+    test(|| async {
+        let host = Host::new();
+        let mut other = aya::EbpfLoader::new().btf(None).load(object::OBJECT).unwrap();
+        let program: &mut aya::programs::Xdp = other.program_mut("steer_pass").unwrap().try_into().unwrap();
+        program.load().unwrap();
+        program.attach("front", aya::programs::XdpMode::Driver).unwrap();
+        let mut master = Master::begin(&host, &model(&vip("ipip", "front")));
+        master.publish(TrafficState::In);
+        let is_told = |steer: &Steer| {
+            let rows = steer.capabilities();
+            rows.iter().any(|row| !row.on && row.why.contains("named \"steer_pass\""))
+        };
+        master.until("told that it is taken", is_told).await;
+        drop(other);
+        master.until("steered", is_steered).await;
     });
 }
 

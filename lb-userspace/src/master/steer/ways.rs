@@ -29,6 +29,8 @@ pub struct Ways {
     hops: BTreeMap<IpAddr, NextHop>,
     trouble: BTreeMap<IpAddr, NoWay>,
     to_ask: BTreeSet<IpAddr>,
+    /// Interfaces, addresses or routes changed since somebody asked.
+    has_moved: bool,
     refresh_at: Time,
     retry_at: Time,
 }
@@ -47,6 +49,7 @@ impl Ways {
             hops: BTreeMap::new(),
             trouble: BTreeMap::new(),
             to_ask: BTreeSet::new(),
+            has_moved: false,
             refresh_at: now + REFRESH_EVERY,
             retry_at: now + RETRY_EVERY,
         })
@@ -97,7 +100,13 @@ impl Ways {
 
     /// Every route may have become another.
     fn ask_again(&mut self) {
+        self.has_moved = true;
         self.to_ask.extend(self.routes.keys());
+    }
+
+    /// Whether more than neighbours changed since the last call.
+    pub fn take_moved(&mut self) -> bool {
+        std::mem::take(&mut self.has_moved)
     }
 
     /// Asks for some of what has to be asked for. Whether a way changed.
