@@ -27,7 +27,7 @@ pub struct Figures {
     pub ticked: u64,
     /// Frames by verdict: dropped, passed, transmitted, redirected.
     pub by_action: [u64; 4],
-    /// Frames by reason.
+    /// Frames dropped and answered, by reason.
     pub by_reason: std::collections::BTreeMap<&'static str, u64>,
     /// How long it took.
     pub elapsed: Duration,
@@ -70,9 +70,11 @@ pub fn compare(kernel: &mut Kernel, plan: Plan) -> anyhow::Result<Figures> {
     let mut figures = Figures::default();
     while figures.frames < plan.frames {
         let seed = plan.seed.wrapping_add(figures.nodes);
-        compare_node(kernel, Plan { seed, ..plan }, &mut figures)
+        let mut traffic = Traffic::new(seed);
+        let mut tables = HostTables::new(traffic.world().clone());
+        compare_node(kernel, &mut traffic, &mut tables, plan.steps_per_node, &mut figures)
             .with_context(|| format!("node of seed {seed}: LBCTL_SEED={seed} makes it the first"))?;
-        figures.nodes += 1;
+        figures.add_node(&tables);
     }
     figures.elapsed = begun.elapsed();
     Ok(figures)
@@ -95,7 +97,7 @@ pub fn host_alone(frames: u64, seed: u64) -> anyhow::Result<Figures> {
             step_alone(&mut traffic, &mut tables, &mut figures)
                 .with_context(|| format!("step {number} of the node of seed {seed}"))?;
         }
-        figures.nodes += 1;
+        figures.add_node(&tables);
     }
     figures.elapsed = begun.elapsed();
     Ok(figures)
@@ -136,16 +138,20 @@ pub fn frame_alone(frame: &[u8], tables: &mut HostTables) -> anyhow::Result<(Ver
     Ok((verdict, host.as_slice().to_vec()))
 }
 
-fn compare_node(kernel: &mut Kernel, plan: Plan, figures: &mut Figures) -> anyhow::Result<()> {
-    let mut traffic = Traffic::new(plan.seed);
-    let mut tables = HostTables::new(traffic.world().clone());
+fn compare_node(
+    kernel: &mut Kernel,
+    traffic: &mut Traffic,
+    tables: &mut HostTables,
+    steps: u32,
+    figures: &mut Figures,
+) -> anyhow::Result<()> {
     kernel.describe(traffic.world())?;
     kernel.forget()?;
-    for number in 0..plan.steps_per_node {
+    for number in 0..steps {
         let frame = match traffic.step() {
             Step::Frame(frame) => frame,
             change => {
-                apply(&change, kernel, &mut tables)?;
+                apply(&change, kernel, tables)?;
                 continue;
             }
         };
@@ -155,7 +161,7 @@ fn compare_node(kernel: &mut Kernel, plan: Plan, figures: &mut Figures) -> anyho
         tables.tell_cookie(cookie(&frame, &seen.bytes));
         let has_ticked = coarse_ns()? != tables.now_ns;
         let mut host = HostFrame::new(&frame, INGRESS);
-        let verdict = forward(&mut host, &tables);
+        let verdict = forward(&mut host, tables);
         let agrees = action(verdict) == seen.action
             && (matches!(verdict, Verdict::Drop(_)) || host.as_slice() == seen.bytes);
         if has_ticked {
@@ -179,7 +185,7 @@ fn compare_node(kernel: &mut Kernel, plan: Plan, figures: &mut Figures) -> anyho
         traffic.saw(host.as_slice());
         figures.add(verdict);
     }
-    let (counted, learned) = (counts(&tables), learned(&tables));
+    let (counted, learned) = (counts(tables), learned(tables));
     ensure!(counted == kernel.counts()?, "the host counted {counted:?}, the kernel {:?}", kernel.counts()?);
     let in_kernel = kernel.learned()?;
     ensure!(learned == in_kernel, "the host remembers {learned:#?}, the kernel {in_kernel:#?}");
@@ -264,8 +270,12 @@ impl Figures {
     fn add(&mut self, verdict: Verdict) {
         self.frames += 1;
         self.by_action[action(verdict) as usize - 1] += 1;
-        if let Verdict::Drop(reason) = verdict {
-            *self.by_reason.entry(reason.name()).or_default() += 1;
+    }
+
+    fn add_node(&mut self, tables: &HostTables) {
+        self.nodes += 1;
+        for reason in Reason::ALL {
+            *self.by_reason.entry(reason.name()).or_default() += tables.reason_count(reason);
         }
     }
 

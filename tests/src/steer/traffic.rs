@@ -127,8 +127,8 @@ impl Traffic {
             if row.forward == Forward::Nat as u8 && self.random.u32(..3) == 0 {
                 row.flags |= VipRow::KEEP_CLIENT;
             }
-            if self.random.u32(..6) == 0 {
-                row.syn_rate = self.random.u32(1..10);
+            if self.random.u32(..3) == 0 {
+                row.syn_rate = self.random.u32(1..3);
             }
             if self.random.u32(..8) == 0 {
                 (row.source_rate, row.source_burst) = (1, self.random.u32(1..6));
@@ -244,7 +244,8 @@ impl Traffic {
             return frame;
         }
         let mut frame = match self.random.u32(..100) {
-            0..44 => self.client_packet().frame(),
+            0..38 => self.client_packet().frame(),
+            38..44 => self.flood().frame(),
             44..50 => self.acknowledgement().frame(),
             50..66 => self.answer().frame(),
             66..72 => self.echo_or_error().frame(),
@@ -311,7 +312,8 @@ impl Traffic {
         };
         let mut packet = Packet::tcp(client, vip, Packet::ACK, b"");
         if let Body::Tcp { numbers, .. } = &mut packet.body {
-            let wrong = u32::from(self.random.u32(..8) == 0);
+            // Far off: the kernel's cookies have the segment size in their lowest bits, so that the next few numbers are cookies, too.
+            let wrong = 1000 * u32::from(self.random.u32(..8) == 0);
             *numbers = [acknowledged, sequence.wrapping_add(1 + wrong)];
         }
         self.adorn(packet)
@@ -460,6 +462,17 @@ impl Traffic {
         frame
     }
 
+    /// A SYN of a flow that nobody will go on with, unless it is answered.
+    fn flood(&mut self) -> Packet {
+        let conversation = self.new_conversation();
+        let mut packet = Packet::tcp(conversation.client, conversation.vip.address, Packet::SYN, b"");
+        if let Body::Tcp { options, numbers, .. } = &mut packet.body {
+            *options = vec![2, 4, self.random.u8(..8), self.random.u8(..)];
+            *numbers = [self.random.u32(..), 0];
+        }
+        packet
+    }
+
     /// What an ordinary packet may have besides: tags, options, extension headers, little time to live.
     fn adorn(&mut self, mut packet: Packet) -> Packet {
         if self.random.u32(..12) == 0 {
@@ -543,31 +556,44 @@ pub fn mutate(frame: &mut Vec<u8>, random: &mut Rng) {
     }
 }
 
-/// Source, target and protocol of an untagged TCP or UDP frame without options.
+/// Source, target and protocol of a TCP or UDP frame.
 fn ends(frame: &[u8]) -> Option<(SocketAddr, SocketAddr, u8)> {
-    let at = if frame.get(12..14)? == [0x81, 0] { 18 } else { 14 };
+    let (source, target, protocol, segment) = opened(frame)?;
+    let port = |at: usize| Some(u16::from_be_bytes(segment.get(at..at + 2)?.try_into().ok()?));
+    let is_known = matches!(protocol, TCP | UDP);
+    is_known.then_some((SocketAddr::new(source, port(0)?), SocketAddr::new(target, port(2)?), protocol))
+}
+
+/// Addresses and protocol of a frame, and what follows tags, options and extension headers.
+fn opened(frame: &[u8]) -> Option<(IpAddr, IpAddr, u8, &[u8])> {
+    let mut at = 14;
+    while matches!(frame.get(at - 2..at)?, [0x81, 0] | [0x88, 0xa8]) {
+        at += 4;
+    }
     let packet = frame.get(at..)?;
-    let (source, target, protocol, ports) = match packet.first()? {
-        0x45 => {
-            let address = |at: usize| Some(IpAddr::from(<[u8; 4]>::try_from(packet.get(at..at + 4)?).ok()?));
-            (address(12)?, address(16)?, *packet.get(9)?, packet.get(20..24)?)
-        }
-        0x60..=0x6f => {
-            let address =
-                |at: usize| Some(IpAddr::from(<[u8; 16]>::try_from(packet.get(at..at + 16)?).ok()?));
-            (address(8)?, address(24)?, *packet.get(6)?, packet.get(40..44)?)
-        }
-        _ => return None,
-    };
-    let port = |at: usize| u16::from_be_bytes([ports[at], ports[at + 1]]);
-    matches!(protocol, TCP | UDP)
-        .then(|| (SocketAddr::new(source, port(0)), SocketAddr::new(target, port(2)), protocol))
+    if packet.first()? >> 4 == 4 {
+        let address = |at: usize| Some(IpAddr::from(<[u8; 4]>::try_from(packet.get(at..at + 4)?).ok()?));
+        let header_bytes = usize::from(packet[0] & 15) * 4;
+        return Some((address(12)?, address(16)?, *packet.get(9)?, packet.get(header_bytes..)?));
+    }
+    let address = |at: usize| Some(IpAddr::from(<[u8; 16]>::try_from(packet.get(at..at + 16)?).ok()?));
+    let (mut next, mut at) = (*packet.get(6)?, 40);
+    while matches!(next, 0 | 43 | 44 | 51 | 60 | 135) {
+        let length = usize::from(*packet.get(at + 1)?);
+        let bytes = match next {
+            44 => 8,
+            51 => 4 * (length + 2),
+            _ => 8 * (length + 1),
+        };
+        next = *packet.get(at)?;
+        at += bytes;
+    }
+    Some((address(8)?, address(24)?, next, packet.get(at..)?))
 }
 
 /// Sequence number and acknowledgement of a frame that answers a SYN.
 fn offer(frame: &[u8]) -> Option<[u32; 2]> {
-    let at = if frame.get(12..14)? == [0x81, 0] { 18 } else { 14 };
-    let segment = frame.get(at + if frame.get(at)? >> 4 == 4 { 20 } else { 40 }..)?;
+    let segment = opened(frame).filter(|(_, _, protocol, _)| *protocol == TCP)?.3;
     let number = |at: usize| Some(u32::from_be_bytes(segment.get(at..at + 4)?.try_into().ok()?));
     let is_offer = *segment.get(13)? == Packet::SYN | Packet::ACK;
     if is_offer { Some([number(4)?, number(8)?]) } else { None }
