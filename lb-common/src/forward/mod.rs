@@ -34,7 +34,7 @@ pub enum Step {
     Next(Stage),
 }
 
-/// The stages that follow [`known`]; index of the program array `STAGES`.
+/// The stages that follow [`known()`]; index of the program array `STAGES`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Stage {
@@ -118,7 +118,7 @@ impl Stage {
     }
 }
 
-/// The kernel program of [`known`], which is attached to interfaces.
+/// The kernel program of [`known()`], which is attached to interfaces.
 pub const ENTRY_PROGRAM: &str = "steer";
 
 /// Stages that a packet can go through: `Nat` may come before and after `New`, no other comes twice.

@@ -62,7 +62,7 @@ pub enum Unparsed {
     Icmp,
     /// Part of a datagram that was cut.
     Fragment,
-    /// Of no use to anybody. Whether it was for a VIP, [`target`] tells.
+    /// Of no use to anybody. For whom it was, [`addresses`] tells.
     Fault(Reason),
 }
 
