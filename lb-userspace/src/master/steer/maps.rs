@@ -170,10 +170,12 @@ impl Maps {
     /// A lookup table as it is; `None` where there is none, or an empty one.
     fn table(&self, index: u32) -> Option<Table> {
         let inner = self.tables.get(&index, 0).ok()?;
-        let line = |element: u32| inner.get(&element, 0).ok();
-        let head: Head = bytemuck::cast(line(0)?);
+        // Nobody writes into a table that is in use.
+        let bytes = sys::read(inner.map()).ok()?;
+        let (head, lines) = bytes.split_first_chunk::<{ size_of::<Head>() }>()?;
+        let head: Head = bytemuck::cast(*head);
         let lines: Vec<Line> =
-            (1..inner.len()).map_while(|element| line(element).map(bytemuck::cast)).collect();
+            lines.chunks_exact(size_of::<Line>()).map(bytemuck::pod_read_unaligned).collect();
         (head.rows > 0).then(|| Table::found(head, &lines))
     }
 

@@ -141,6 +141,20 @@ pub fn fill(array: &aya::maps::MapData, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// The values of an mmap-able array, for one that is not being written.
+///
+/// # Errors
+/// What `mmap` says.
+pub fn read(array: &aya::maps::MapData) -> io::Result<Vec<u8>> {
+    let info = array.info().map_err(io::Error::other)?;
+    let length = info.max_entries() as usize * info.value_size() as usize;
+    let memory = memmap2::MmapOptions::new().len(length).map_raw(array.fd().as_fd().as_raw_fd())?;
+    let mut bytes = vec![0; length];
+    // SAFETY: the mapping is as long as the slice, cannot overlap it, and any bytes are valid there.
+    unsafe { std::ptr::copy_nonoverlapping(memory.as_ptr(), bytes.as_mut_ptr(), length) };
+    Ok(bytes)
+}
+
 /// The call itself.
 ///
 /// # Safety
