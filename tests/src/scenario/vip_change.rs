@@ -56,6 +56,10 @@ pub struct ChangeFigures {
     pub restarts: Durations,
     /// How long it took.
     pub elapsed: Duration,
+    /// When it began.
+    pub started: Instant,
+    /// Each change, and when it was done.
+    pub log: Vec<(Instant, String)>,
 }
 
 /// A backend that was killed, and until when.
@@ -76,6 +80,7 @@ struct Changer<'a> {
     states: BTreeMap<usize, State>,
     kills: Vec<Kill>,
     changes: BTreeMap<&'static str, u32>,
+    log: Vec<(Instant, String)>,
     /// Commands that were given and may not be finished.
     commands: Vec<Child>,
     rng: fastrand::Rng,
@@ -112,6 +117,7 @@ pub fn run(plan: ChangePlan) -> anyhow::Result<ChangeFigures> {
         states: (UNTOUCHED..plan.backends).map(|number| (number, State::In)).collect(),
         kills: Vec::new(),
         changes: BTreeMap::new(),
+        log: Vec::new(),
         commands: Vec::new(),
         rng: fastrand::Rng::with_seed(plan.seed),
     };
@@ -119,7 +125,7 @@ pub fn run(plan: ChangePlan) -> anyhow::Result<ChangeFigures> {
     let restarts = changer.run()?;
     let elapsed = started.elapsed();
     let noticed = load.finish();
-    let Changer { lb, kills, changes, .. } = changer;
+    let Changer { lb, kills, changes, log, .. } = changer;
     lb.stop();
     let (mut lost, mut ended_with_backend, mut refused_by_killed) = (Vec::new(), 0, 0);
     for loss in &noticed.losses {
@@ -129,7 +135,17 @@ pub fn run(plan: ChangePlan) -> anyhow::Result<ChangeFigures> {
             None => lost.push(loss.clone()),
         }
     }
-    Ok(ChangeFigures { changes, noticed, lost, ended_with_backend, refused_by_killed, restarts, elapsed })
+    Ok(ChangeFigures {
+        changes,
+        noticed,
+        lost,
+        ended_with_backend,
+        refused_by_killed,
+        restarts,
+        elapsed,
+        started,
+        log,
+    })
 }
 
 /// Why a connection may have ended.
@@ -185,7 +201,7 @@ impl Changer<'_> {
         let killed = Instant::now();
         self.lb.kill_master();
         self.lb.start_again();
-        self.count("lbctl killed");
+        self.did("lbctl killed", None);
         killed.elapsed()
     }
 
@@ -213,20 +229,21 @@ impl Changer<'_> {
 
     fn remove(&mut self, number: usize) {
         self.steering.backends.retain(|(other, _)| *other != number);
-        self.reload("removed");
+        self.reload("removed", number);
         self.states.insert(number, State::Removed);
     }
 
     fn weigh(&mut self) {
         let chosen = self.rng.usize(..self.steering.backends.len());
         self.steering.backends[chosen].1 = self.rng.u32(1..=4);
-        self.reload("weighted");
+        let number = self.steering.backends[chosen].0;
+        self.reload("weighted", number);
     }
 
     fn drain(&mut self, number: usize) -> anyhow::Result<()> {
         self.command("drain", number)?;
         self.states.insert(number, State::Drained);
-        self.count("drained");
+        self.did("drained", Some(number));
         Ok(())
     }
 
@@ -235,7 +252,7 @@ impl Changer<'_> {
         self.kills.push(Kill { backend: number, from: Instant::now(), until: None });
         self.servers[number].close();
         self.states.insert(number, State::Closed);
-        self.count("closed");
+        self.did("closed", Some(number));
     }
 
     /// Its host falls silent.
@@ -243,7 +260,7 @@ impl Changer<'_> {
         self.kills.push(Kill { backend: number, from: Instant::now(), until: None });
         self.lab.backends[number].ip(&["link set uplink down".to_owned()])?;
         self.states.insert(number, State::Unplugged);
-        self.count("unplugged");
+        self.did("unplugged", Some(number));
         Ok(())
     }
 
@@ -251,20 +268,20 @@ impl Changer<'_> {
         match self.states.insert(number, State::In) {
             Some(State::Removed) => {
                 self.steering.backends.push((number, 1));
-                self.reload("added");
+                self.reload("added", number);
             }
             Some(State::Drained) => {
                 self.command("undrain", number)?;
-                self.count("undrained");
+                self.did("undrained", Some(number));
             }
             Some(State::Closed) => {
                 self.servers[number].open();
-                self.count("opened");
+                self.did("opened", Some(number));
             }
             Some(State::Unplugged) => {
                 // Addresses of IPv6 and routes went with the link.
                 self.lab.plug_in(number)?;
-                self.count("plugged in");
+                self.did("plugged in", Some(number));
             }
             Some(State::In) | None => {}
         }
@@ -274,10 +291,10 @@ impl Changer<'_> {
         Ok(())
     }
 
-    fn reload(&mut self, change: &'static str) {
+    fn reload(&mut self, change: &'static str, number: usize) {
         self.lb.write_config(&self.steering.text(self.lab));
         self.lb.succeed(&["reload"]);
-        self.count(change);
+        self.did(change, Some(number));
     }
 
     /// `lbctl drain` may wait for what is in progress, which changes do not.
@@ -289,8 +306,10 @@ impl Changer<'_> {
         Ok(())
     }
 
-    fn count(&mut self, change: &'static str) {
+    fn did(&mut self, change: &'static str, number: Option<usize>) {
         *self.changes.entry(change).or_default() += 1;
+        let backend = number.map(|number| format!(" {number}")).unwrap_or_default();
+        self.log.push((Instant::now(), format!("{change}{backend}")));
     }
 }
 
@@ -310,14 +329,16 @@ impl ChangeFigures {
             self.ended_with_backend,
             self.refused_by_killed,
         );
+        let since = |at: Instant| short(at.saturating_duration_since(self.started));
         for loss in self.lost.iter().take(10) {
-            let (lived, backend) = (loss.noticed - loss.opened, loss.backend);
+            let (opened, noticed) = (since(loss.opened), since(loss.noticed));
             println!(
-                "  lost: {:?}, backend {backend:?}, after {}: {}",
-                loss.family,
-                short(lived),
-                loss.error
+                "  lost: {:?}, backend {:?}, {opened} – {noticed}: {}",
+                loss.family, loss.backend, loss.error
             );
+        }
+        if !self.lost.is_empty() {
+            self.log.iter().for_each(|(at, change)| println!("  {}: {change}", since(*at)));
         }
         self.noticed.latency.print("short connections");
         if self.restarts.count() > 0 {

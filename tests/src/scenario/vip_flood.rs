@@ -111,7 +111,7 @@ fn prepare(mode: Mode, backends: usize) -> anyhow::Result<(Lab, Steering)> {
     Ok((lab, steering))
 }
 
-/// More connections than full NAT has ports for: returns how many there were ports for.
+/// More connections than full NAT has ports for: returns how many found one. Ports are tried at random, so the last ones may not be found.
 ///
 /// # Errors
 /// When one that has a port is disturbed, or a port is not used again once it is free.

@@ -312,6 +312,11 @@ impl Steer {
         self.loaded.is_some()
     }
 
+    /// Whether packets of VIPs may go to this row: a way to it is known.
+    pub fn leads_to(&self, slot: Slot) -> bool {
+        self.loaded.as_ref().is_some_and(|loaded| loaded.applied.hops.contains_key(&slot.0))
+    }
+
     /// What happened since the last call.
     pub fn take_notes(&mut self) -> Vec<Note> {
         std::mem::take(&mut self.notes)
