@@ -1,4 +1,5 @@
 //! What operators see of VIPs: where flows go, counts, captures; compared with what clients see.
+#![expect(clippy::unwrap_used, reason = "a test that fails here says where")]
 
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
