@@ -10,7 +10,7 @@ use crate::host::packet::{internet_sum, pseudo_header_sum};
 
 /// The layers of a frame, outermost first, when all lengths and checksums are right.
 ///
-/// IP in IP and GUE (UDP port 6080) are followed inwards. Fragments end at their IP header.
+/// IP in IP and GUE (UDP port 6080, no checksum) are followed inwards. Fragments end at their IP header.
 ///
 /// # Errors
 /// A sentence about the first that is wrong.
@@ -113,9 +113,9 @@ fn transport(
             if word(payload, 6)? != 0 {
                 sums(payload, pseudo, "UDP")?;
             }
-            match (word(payload, 2)?, payload.get(8).map(|first| first >> 4)) {
-                (6080, Some(4)) => ipv4(&payload[8..], layers),
-                (6080, Some(6)) => ipv6(&payload[8..], layers),
+            match inside_gue(payload) {
+                Some(4) => ipv4(&payload[8..], layers),
+                Some(6) => ipv6(&payload[8..], layers),
                 _ => Ok(()),
             }
         }
@@ -129,6 +129,18 @@ fn transport(
         }
         _ => Ok(()),
     }
+}
+
+/// The IP version in a datagram that is GUE: to its port, without a checksum, and as long as what is inside says. Others may have the port by chance.
+fn inside_gue(datagram: &[u8]) -> Option<u8> {
+    let inner = datagram.get(8..).filter(|_| word(datagram, 2) == Ok(6080) && word(datagram, 6) == Ok(0))?;
+    let version = inner.first()? >> 4;
+    let bytes = match version {
+        4 => usize::from(word(inner, 2).ok()?),
+        6 => 40 + usize::from(word(inner, 4).ok()?),
+        _ => return None,
+    };
+    (bytes == inner.len()).then_some(version)
 }
 
 fn sums(bytes: &[u8], begin: u16, name: &str) -> Result<(), String> {
