@@ -45,6 +45,8 @@ pub struct FloodFigures {
     pub elapsed: Duration,
     /// Its frames.
     pub frames: u32,
+    /// Frames that the balancer's interface took meanwhile.
+    pub seen: u64,
     /// What lbctl says about its VIPs.
     pub vips: String,
 }
@@ -59,9 +61,10 @@ impl FloodFigures {
     /// Prints everything.
     pub fn print(&self, name: &str) {
         println!(
-            "{name}: {} frames in {}; {} messages on lasting connections, lost {}; {} short connections, {:.2} % of those begun",
+            "{name}: {} frames in {}, {} seen; {} messages on lasting connections, lost {}; {} short connections, {:.2} % of those begun",
             self.frames,
             short(self.elapsed),
+            self.seen,
             self.noticed.messages,
             self.lost,
             self.noticed.short,
@@ -87,19 +90,28 @@ pub fn run(plan: FloodPlan) -> anyhow::Result<FloodFigures> {
     let lb = steering.start(&lab);
     let load = VipLoad::start(&lab, plan.load);
     let mut generator = Generator::new(&lab, plan.kind)?;
-    let (started, mut sent) = (Instant::now(), 0);
-    while sent < plan.frames {
+    let (started, before, mut sent) = (Instant::now(), seen(&lab)?, 0);
+    // Those that found the ring of the wire full never came.
+    while seen(&lab)? - before < u64::from(plan.frames) {
         generator.send(RUN)?;
         sent += RUN;
     }
-    let elapsed = started.elapsed();
+    let (elapsed, seen) = (started.elapsed(), seen(&lab)? - before);
     // Whoever the flood has harmed must have time to notice.
     std::thread::sleep(plan.load.every * 3);
     let noticed = load.finish();
     let lost = noticed.losses.iter().filter(|loss| loss.backend.is_some()).count();
     let vips = lb.succeed(&["vip"]);
     lb.stop();
-    Ok(FloodFigures { noticed, lost, elapsed, frames: sent, vips })
+    Ok(FloodFigures { noticed, lost, elapsed, frames: sent, seen, vips })
+}
+
+/// Frames that the program on the balancer's front has seen.
+fn seen(lab: &Lab) -> anyhow::Result<u64> {
+    let output = lab.balancer.command("ethtool").args(["-S", lab.front()]).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let counts = text.lines().filter_map(|line| line.trim().strip_prefix("rx_queue_0_xdp_packets:"));
+    counts.map(|count| Ok(count.trim().parse::<u64>()?)).sum()
 }
 
 fn prepare(mode: Mode, backends: usize) -> anyhow::Result<(Lab, Steering)> {
