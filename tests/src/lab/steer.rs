@@ -17,8 +17,10 @@ pub enum Mode {
     /// The client's address kept.
     NatClient,
     /// Only the link-layer header rewritten.
+    #[value(name = "l2dsr")]
     L2Dsr,
     /// In IP.
+    #[value(name = "ipip")]
     IpIp,
     /// In UDP.
     Gue,
