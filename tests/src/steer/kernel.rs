@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap as Entries};
 use std::hash::Hash;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -102,6 +103,32 @@ pub struct Counts {
     pub reasons: Entries<&'static str, u64>,
 }
 
+/// Loads every program, as `lbctl` does: one after the other on each core.
+fn verify(object: &mut Ebpf) -> anyhow::Result<Vec<Verified>> {
+    let waiting = Mutex::new(object.programs_mut().collect::<Vec<_>>());
+    let next = || waiting.lock().expect("no thread panics").pop();
+    let load = || -> anyhow::Result<Vec<Verified>> {
+        let mut verified = vec![];
+        while let Some((name, program)) = next() {
+            let begun = Instant::now();
+            let program: &mut Xdp =
+                program.try_into().with_context(|| format!("{name} is no XDP program"))?;
+            program.load().with_context(|| format!("loading {name}"))?;
+            let instructions = program.info()?.verified_instruction_count().unwrap_or(0);
+            verified.push(Verified { name: name.to_owned(), instructions, load_time: begun.elapsed() });
+        }
+        Ok(verified)
+    };
+    let cores = std::thread::available_parallelism()?.get();
+    let mut verified = std::thread::scope(|scope| -> anyhow::Result<Vec<Verified>> {
+        let threads: Vec<_> = (0..cores).map(|_| scope.spawn(load)).collect();
+        let parts = threads.into_iter().map(|thread| thread.join().expect("loading does not panic"));
+        Ok(parts.collect::<anyhow::Result<Vec<_>>>()?.into_iter().flatten().collect())
+    })?;
+    verified.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(verified)
+}
+
 impl Kernel {
     /// Loads every program of the object.
     ///
@@ -127,16 +154,7 @@ impl Kernel {
         }
         loader.map_max_entries("NETWORKS", LEARNED_MAX);
         let mut object = loader.load(&bytes).context("loading the maps of steering")?;
-        let mut verified = vec![];
-        for (name, program) in object.programs_mut() {
-            let begun = Instant::now();
-            let program: &mut Xdp =
-                program.try_into().with_context(|| format!("{name} is no XDP program"))?;
-            program.load().with_context(|| format!("loading {name}"))?;
-            let instructions = program.info()?.verified_instruction_count().unwrap_or(0);
-            verified.push(Verified { name: name.to_owned(), instructions, load_time: begun.elapsed() });
-        }
-        verified.sort_by(|one, other| one.name.cmp(&other.name));
+        let verified = verify(&mut object)?;
         let load_time = begun.elapsed();
         let mut kernel = Self {
             object,

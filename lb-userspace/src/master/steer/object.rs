@@ -3,8 +3,9 @@
 //! Effectful: loads BPF.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use aya::maps::{Map, MapData, ProgramArray};
 use aya::programs::{Program, Xdp};
 use aya::{Ebpf, EbpfLoader};
@@ -25,6 +26,8 @@ const BACKENDS: &str = "BACKENDS";
 const STAGES: &str = "STAGES";
 /// Its pin until no interface runs an older program.
 const STAGES_NEW: &str = "STAGES_NEW";
+/// Threads that verify programs at once.
+const VERIFYING_MAX: usize = 4;
 /// Between stages of one packet: holds nothing.
 const HAND_OVER: &str = "HAND_OVER";
 
@@ -70,13 +73,9 @@ impl Steering {
         let _ = std::fs::remove_file(&pin);
         stages.pin(&pin).map_err(reason)?;
         let mut stages = ProgramArray::try_from(stages).map_err(reason)?;
+        verify(&mut self.ebpf)?;
         for stage in Stage::ALL {
-            let program = self.program(stage.program())?;
-            program.load().map_err(reason).with_context(|| format!("program {}", stage.program()))?;
-            stages.set(stage as u32, program.fd()?, 0).map_err(reason)?;
-        }
-        for name in [ENTRY_PROGRAM, PASS_PROGRAM] {
-            self.program(name)?.load().map_err(reason).with_context(|| format!("program {name}"))?;
+            stages.set(stage as u32, self.program(stage.program())?.fd()?, 0).map_err(reason)?;
         }
         self.stages = Some(stages);
         Ok(())
@@ -131,6 +130,27 @@ impl Steering {
             .with_context(|| format!("the steering object has no program {name}"))?;
         Ok(program.try_into()?)
     }
+}
+
+/// Loads every program, several at a time: the kernel verifies each on the core that asks, and that is nearly all of the work.
+fn verify(ebpf: &mut Ebpf) -> anyhow::Result<()> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(VERIFYING_MAX);
+    let waiting = Mutex::new(ebpf.programs_mut().collect::<Vec<_>>());
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let load = || -> anyhow::Result<()> {
+        while let Some((name, program)) = next() {
+            let program: &mut Xdp = program.try_into()?;
+            program.load().map_err(reason).with_context(|| format!("program {name}"))?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(load)).collect();
+        let ours = load();
+        let theirs =
+            others.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("verifying panicked"))?);
+        theirs.fold(ours, |before, each| before.and(each))
+    })
 }
 
 fn load_maps(folder: &Path, layouts: &Layouts, flows: u32) -> anyhow::Result<Ebpf> {
