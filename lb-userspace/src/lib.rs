@@ -19,3 +19,6 @@ pub mod demo;
 pub mod health;
 pub mod master;
 pub mod worker;
+
+#[cfg(test)]
+mod free_port;

@@ -16,6 +16,7 @@ use lb_common::backend::TrafficState;
 use lb_common::exit::{NoticeKind, Watched};
 
 use super::*;
+use crate::free_port;
 use crate::state::event::{InstanceId, Slot};
 
 const WATCH_ONLY: Kernel = Kernel { short_cut: Switch::Off, exit_watch: Switch::On };
@@ -86,10 +87,8 @@ fn process_with_living_threads_is_not_out() {
 fn closed_listener_is_out_and_back_when_it_listens_again() {
     let mut half = load(&WATCH_ONLY, None);
     let mut notices = half.take_notices();
-    for address in ["127.0.0.1:0", "[::1]:0"] {
-        let listener = TcpListener::bind(address).unwrap();
-        let address = listener.local_addr().unwrap();
-        drop(listener);
+    for ip in ["127.0.0.1", "::1"] {
+        let address = free_port::at(ip.parse().unwrap());
         let watched =
             Watched { port: address.port().into(), ..in_rotation(&half, 5, u64::from(address.port())) };
         // Ourselves: no cgroup is watched here, so that the process counts.
@@ -118,9 +117,7 @@ fn closed_listener_is_out_and_back_when_it_listens_again() {
 fn listener_of_a_watched_cgroup_is_counted_before_the_process_is_known() {
     let half = load(&WATCH_ONLY, None);
     let cgroup = own_cgroup();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    let address = free_port::at("127.0.0.1".parse().unwrap());
     let watched = Watched { port: address.port().into(), ..in_rotation(&half, 6, 77) };
     half.watch_cgroup(cgroup_id(&cgroup).unwrap(), watched).unwrap();
     let _listener = TcpListener::bind(address).unwrap();

@@ -64,8 +64,9 @@ async fn request_names_host_and_prober() {
 
 #[tokio::test]
 async fn nobody_listening_is_refused() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = Address::Tcp(listener.local_addr().unwrap());
+    let address = crate::free_port::at("127.0.0.1".parse().unwrap());
+    let listener = TcpListener::bind(address).await.unwrap();
+    let address = Address::Tcp(address);
     once(&ProbeKind::Tcp, &address, Duration::from_secs(5)).await.unwrap();
     drop(listener);
     let error = once(&ProbeKind::Tcp, &address, Duration::from_secs(5)).await.unwrap_err();

@@ -377,7 +377,7 @@ pub fn reset(stream: TcpStream) {
 
 /// An address on which nobody listens.
 pub fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    crate::free_port::at("127.0.0.1".parse().unwrap())
 }
 
 /// Waits until `condition` holds.

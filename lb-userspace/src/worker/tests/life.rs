@@ -28,8 +28,8 @@ fn kept_connections_follow_the_next_snapshot() {
 fn listeners_come_and_go_with_snapshots() {
     let backend = Backend::echo("one");
     let mut worker = Harness::start(&[backend.address]);
-    let second = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = second.local_addr().unwrap();
+    let address = nobody();
+    let second = TcpListener::bind(address).unwrap();
     // It waits in the queue of a listener that nobody accepts on yet.
     let early = TcpStream::connect(address).unwrap();
     worker.attach(Attachment::Listener { id: 2, thread: 0 }, second.as_fd());
