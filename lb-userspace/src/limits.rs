@@ -36,8 +36,10 @@ pub const POOL_IDLE_TIMEOUT: Duration = Duration::from_millis(4_500);
 pub const DISCARD_BYTES_MAX: u64 = 64 * 1024;
 /// Bytes of captured output kept in memory for each stream of an instance.
 pub const OUTPUT_RING_BYTES: usize = 64 * 1024;
-/// Bytes of captured output waiting for the disk; beyond it lines are dropped and counted.
-pub const OUTPUT_QUEUE_BYTES: usize = 1024 * 1024;
+/// Bytes of captured output waiting for the disk, for each file; beyond it lines are dropped and counted.
+pub const OUTPUT_QUEUE_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of captured output waiting for the disk, for all files together.
+pub const OUTPUT_QUEUES_BYTES: usize = 64 * 1024 * 1024;
 /// Events kept for `lbctl events`.
 pub const EVENTS_KEPT: usize = 4_096;
 /// Log records waiting for the writer thread; beyond it records are dropped and counted.

@@ -200,7 +200,7 @@ log = {{ stdout = "{}", rotate = "200KiB", keep = 2 }}
     ));
     let lb = setup.start_unready(&text);
     until(20 * SECOND, "the program has written everything", || done.exists().then_some(()));
-    until(10 * SECOND, "the end is in the file", || {
+    until(30 * SECOND, "the end is in the file", || {
         std::fs::read_to_string(&log).unwrap_or_default().ends_with("300000\n").then_some(())
     });
     let files: Vec<(String, u64)> = log_files(lb.folder(), "chatty.log");

@@ -1,7 +1,7 @@
 //! The writer thread: appends captured output to files and rotates them by size.
 //!
 //! Effectful. A thread of its own, because a disk may take its time. What it cannot take is dropped and counted, and the
-//! file says so as soon as it can be written again.
+//! file says so where it is missing, as soon as it can be written again.
 
 #![expect(clippy::disallowed_methods, reason = "the open files are moved and waited for here")]
 
@@ -15,33 +15,45 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use crate::limits::OUTPUT_QUEUE_BYTES;
+use crate::limits::{OUTPUT_QUEUE_BYTES, OUTPUT_QUEUES_BYTES};
 
-/// Messages waiting for the thread; their bytes are bounded for each file besides.
+/// Messages waiting for the thread; their bytes are bounded besides.
 const QUEUE_MESSAGES: usize = 8 * 1024;
-/// Time between two tries to open a file that cannot be opened.
-const OPEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Time between two tries of what failed: opening a file, rotating it.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Longest wait for the thread at the end.
 const FINISH_WITHIN: Duration = Duration::from_secs(1);
 
 enum Message {
-    Append { file: Arc<Named>, bytes: Vec<u8> },
+    /// Bytes for the end of a file, and how many were lost before them.
+    Append {
+        file: Arc<Named>,
+        lost_bytes: u64,
+        bytes: Vec<u8>,
+    },
     Reopen,
     Finish(mpsc::SyncSender<()>),
 }
 
-/// A file by its name and rules; what is queued for it and what was lost.
+/// A file by its name and rules; what is queued for it and what was lost since.
 struct Named {
     path: PathBuf,
     rotate_bytes: AtomicU64,
     keep: AtomicU64,
     queued_bytes: AtomicUsize,
-    dropped_bytes: AtomicU64,
+    lost_bytes: AtomicU64,
+}
+
+/// The way to the thread, with what is on it.
+#[derive(Clone)]
+struct Queue {
+    messages: mpsc::SyncSender<Message>,
+    bytes: Arc<AtomicUsize>,
 }
 
 /// The thread's owner.
 pub struct Writer {
-    queue: mpsc::SyncSender<Message>,
+    queue: Queue,
     files: HashMap<PathBuf, Arc<Named>>,
 }
 
@@ -49,7 +61,7 @@ pub struct Writer {
 #[derive(Clone)]
 pub struct Sink {
     file: Arc<Named>,
-    queue: mpsc::SyncSender<Message>,
+    queue: Queue,
 }
 
 impl Writer {
@@ -58,8 +70,10 @@ impl Writer {
     /// # Errors
     /// When no thread can be started.
     pub fn start() -> io::Result<Self> {
-        let (queue, messages) = mpsc::sync_channel(QUEUE_MESSAGES);
-        std::thread::Builder::new().name("output".into()).spawn(move || append_all(&messages))?;
+        let (sender, messages) = mpsc::sync_channel(QUEUE_MESSAGES);
+        let queue = Queue { messages: sender, bytes: Arc::default() };
+        let bytes = queue.bytes.clone();
+        std::thread::Builder::new().name("output".into()).spawn(move || append_all(&messages, &bytes))?;
         Ok(Self { queue, files: HashMap::new() })
     }
 
@@ -71,7 +85,7 @@ impl Writer {
                 rotate_bytes: AtomicU64::new(0),
                 keep: AtomicU64::new(0),
                 queued_bytes: AtomicUsize::new(0),
-                dropped_bytes: AtomicU64::new(0),
+                lost_bytes: AtomicU64::new(0),
             })
         });
         named.rotate_bytes.store(rotate_bytes, Ordering::Relaxed);
@@ -82,13 +96,13 @@ impl Writer {
     /// Opens all files again, under their names.
     pub fn reopen(&self) {
         // A full queue means a stuck disk: there is nothing to be opened on it.
-        let _ = self.queue.try_send(Message::Reopen);
+        let _ = self.queue.messages.try_send(Message::Reopen);
     }
 
     /// Waits until what is queued is written, at most a second.
     pub fn finish(&self) {
         let (done, wait) = mpsc::sync_channel(1);
-        if self.queue.try_send(Message::Finish(done)).is_ok() {
+        if self.queue.messages.try_send(Message::Finish(done)).is_ok() {
             let _ = wait.recv_timeout(FINISH_WITHIN);
         }
     }
@@ -98,57 +112,132 @@ impl Sink {
     /// Queues bytes for the file, or drops and counts them.
     pub fn write(&self, bytes: Vec<u8>) {
         let length = bytes.len();
-        if length == 0 {
-            return;
+        if length > 0
+            && !self.queue(bytes)
+            && self.file.lost_bytes.fetch_add(length as u64, Ordering::SeqCst) == 0
+        {
+            // Nothing may follow for hours: the thread has to hear of the loss. Where even this finds no room, it has
+            // thousands of messages before it, and looks for losses after the last.
+            self.queue(Vec::new());
         }
-        let queued = self.file.queued_bytes.fetch_add(length, Ordering::Relaxed) + length;
-        let full = queued > OUTPUT_QUEUE_BYTES;
-        if full || self.queue.try_send(Message::Append { file: self.file.clone(), bytes }).is_err() {
+    }
+
+    /// Whether there was room.
+    fn queue(&self, bytes: Vec<u8>) -> bool {
+        let length = bytes.len();
+        let here = self.file.queued_bytes.fetch_add(length, Ordering::Relaxed) + length;
+        let all = self.queue.bytes.fetch_add(length, Ordering::Relaxed) + length;
+        let lost_bytes = self.file.lost_bytes.swap(0, Ordering::SeqCst);
+        let message = Message::Append { file: self.file.clone(), lost_bytes, bytes };
+        let fits = length == 0 || (here <= OUTPUT_QUEUE_BYTES && all <= OUTPUT_QUEUES_BYTES);
+        let queued = fits && self.queue.messages.try_send(message).is_ok();
+        if !queued {
             self.file.queued_bytes.fetch_sub(length, Ordering::Relaxed);
-            self.file.dropped_bytes.fetch_add(length as u64, Ordering::Relaxed);
+            self.queue.bytes.fetch_sub(length, Ordering::Relaxed);
+            self.file.lost_bytes.fetch_add(lost_bytes, Ordering::SeqCst);
         }
+        queued
     }
 }
 
-fn append_all(messages: &mpsc::Receiver<Message>) {
+fn append_all(messages: &mpsc::Receiver<Message>, queued_bytes: &AtomicUsize) {
     let mut open = HashMap::<PathBuf, OpenFile>::new();
-    while let Ok(message) = messages.recv() {
-        match message {
-            Message::Append { file, bytes } => {
-                file.queued_bytes.fetch_sub(bytes.len(), Ordering::Relaxed);
-                let state = open.entry(file.path.clone()).or_default();
-                if state.append(&file, &bytes).is_err() {
-                    file.dropped_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                }
+    loop {
+        let message = match messages.try_recv() {
+            Err(mpsc::TryRecvError::Empty) => {
+                open.values_mut().for_each(OpenFile::tell_what_was_lost);
+                messages.recv()
             }
-            Message::Reopen => open.clear(),
-            Message::Finish(done) => drop(done.send(())),
+            Err(mpsc::TryRecvError::Disconnected) => return,
+            Ok(message) => Ok(message),
+        };
+        match message {
+            Ok(Message::Append { file, lost_bytes, bytes }) => {
+                file.queued_bytes.fetch_sub(bytes.len(), Ordering::Relaxed);
+                queued_bytes.fetch_sub(bytes.len(), Ordering::Relaxed);
+                let state = open.entry(file.path.clone()).or_insert_with(|| OpenFile::new(file));
+                state.append(lost_bytes, &bytes);
+            }
+            Ok(Message::Reopen) => open.values_mut().for_each(OpenFile::close),
+            Ok(Message::Finish(done)) => {
+                open.values_mut().for_each(OpenFile::tell_what_was_lost);
+                // Who asked has waited long enough and left, or hears it.
+                let _ = done.send(());
+            }
+            Err(mpsc::RecvError) => return,
         }
     }
 }
 
-#[derive(Default)]
+/// A file as the thread knows it.
 struct OpenFile {
+    named: Arc<Named>,
     file: Option<File>,
     length: u64,
+    /// Bytes that are missing from the file and of which it does not say so yet.
+    lost_bytes: u64,
+    /// When it could not be opened.
     refused_at: Option<Instant>,
+    /// When it could not be rotated.
+    stuck_at: Option<Instant>,
 }
 
 impl OpenFile {
-    fn append(&mut self, named: &Named, bytes: &[u8]) -> io::Result<()> {
-        self.open(&named.path)?;
-        let limit = named.rotate_bytes.load(Ordering::Relaxed);
-        if limit > 0 && self.length > 0 && self.length + bytes.len() as u64 > limit {
-            self.file = None;
-            rotate(&named.path, named.keep.load(Ordering::Relaxed))?;
-            self.open(&named.path)?;
+    const fn new(named: Arc<Named>) -> Self {
+        Self { named, file: None, length: 0, lost_bytes: 0, refused_at: None, stuck_at: None }
+    }
+
+    fn append(&mut self, lost_bytes: u64, bytes: &[u8]) {
+        self.lost_bytes += lost_bytes;
+        if bytes.is_empty() {
+            return;
         }
-        let dropped = named.dropped_bytes.load(Ordering::Relaxed);
-        if dropped > 0 {
-            self.write(format!("lbctl: {dropped} bytes of output lost here\n").as_bytes())?;
-            named.dropped_bytes.fetch_sub(dropped, Ordering::Relaxed);
+        let appended = self.make_room_for(bytes.len() as u64).and_then(|()| {
+            self.write_what_was_lost()?;
+            self.write(bytes)
+        });
+        if appended.is_err() {
+            self.lost_bytes += bytes.len() as u64;
         }
-        self.write(bytes)
+    }
+
+    /// To be called when nothing more is queued.
+    fn tell_what_was_lost(&mut self) {
+        self.lost_bytes += self.named.lost_bytes.swap(0, Ordering::SeqCst);
+        if self.lost_bytes > 0 {
+            // Where it cannot be written now, it is before what can be.
+            let _ = self.open().and_then(|()| self.write_what_was_lost());
+        }
+    }
+
+    fn write_what_was_lost(&mut self) -> io::Result<()> {
+        if self.lost_bytes > 0 {
+            self.write(format!("lbctl: {} bytes of output lost here\n", self.lost_bytes).as_bytes())?;
+            self.lost_bytes = 0;
+        }
+        Ok(())
+    }
+
+    /// Opens the file, after it was rotated where the bytes would make it too long.
+    fn make_room_for(&mut self, bytes: u64) -> io::Result<()> {
+        self.open()?;
+        let limit = self.named.rotate_bytes.load(Ordering::Relaxed);
+        let is_full = limit > 0 && self.length > 0 && self.length + bytes > limit;
+        if !is_full || self.stuck_at.is_some_and(|at| at.elapsed() < AGAIN_AFTER) {
+            return Ok(());
+        }
+        match rotate(&self.named.path, self.named.keep.load(Ordering::Relaxed)) {
+            Ok(()) => self.stuck_at = None,
+            Err(error) => {
+                // A file that is too long is better than output that is lost.
+                if self.stuck_at.is_none() {
+                    log::warn!("output not rotated file={} reason=\"{error}\"", self.named.path.display());
+                }
+                self.stuck_at = Some(Instant::now());
+            }
+        }
+        self.file = None;
+        self.open()
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -158,22 +247,27 @@ impl OpenFile {
         Ok(())
     }
 
-    fn open(&mut self, path: &Path) -> io::Result<()> {
+    /// To be opened again, and at once.
+    fn close(&mut self) {
+        (self.file, self.refused_at, self.stuck_at) = (None, None, None);
+    }
+
+    fn open(&mut self) -> io::Result<()> {
         if self.file.is_some() {
             return Ok(());
         }
-        if self.refused_at.is_some_and(|at| at.elapsed() < OPEN_AGAIN_AFTER) {
+        if self.refused_at.is_some_and(|at| at.elapsed() < AGAIN_AFTER) {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        let opened = OpenOptions::new().append(true).create(true).mode(0o640).open(path);
+        let opened = OpenOptions::new().append(true).create(true).mode(0o640).open(&self.named.path);
         match opened.and_then(|file| Ok((file.metadata()?.len(), file))) {
             Ok((length, file)) => {
-                *self = Self { file: Some(file), length, refused_at: None };
+                (self.file, self.length, self.refused_at) = (Some(file), length, None);
                 Ok(())
             }
             Err(error) => {
                 if self.refused_at.is_none() {
-                    log::warn!("output not written file={} reason=\"{error}\"", path.display());
+                    log::warn!("output not written file={} reason=\"{error}\"", self.named.path.display());
                 }
                 self.refused_at = Some(Instant::now());
                 Err(error)
@@ -253,5 +347,36 @@ mod tests {
         sink.write(b"kept\n".to_vec());
         writer.finish();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "lbctl: 5 bytes of output lost here\nkept\n");
+    }
+
+    #[test]
+    fn file_that_cannot_be_rotated_grows() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.log");
+        std::fs::create_dir(folder.path().join("out.log.1")).unwrap();
+        std::fs::write(folder.path().join("out.log.1/in-the-way"), "").unwrap();
+        let mut writer = Writer::start().unwrap();
+        let sink = writer.file(&path, 10, 1);
+        sink.write(b"first line\n".to_vec());
+        sink.write(b"second line\n".to_vec());
+        sink.write(b"third line\n".to_vec());
+        writer.finish();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "first line\nsecond line\nthird line\n");
+    }
+
+    #[test]
+    fn loss_is_told_though_nothing_follows() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.log");
+        let mut writer = Writer::start().unwrap();
+        let sink = writer.file(&path, 0, 0);
+        sink.write(b"kept\n".to_vec());
+        sink.write(vec![b'x'; OUTPUT_QUEUE_BYTES + 1]);
+        let told = format!("kept\nlbctl: {} bytes of output lost here\n", OUTPUT_QUEUE_BYTES + 1);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while std::fs::read_to_string(&path).unwrap_or_default() != told {
+            assert!(Instant::now() < deadline, "nothing is told");
+            std::thread::yield_now();
+        }
     }
 }
