@@ -147,12 +147,13 @@ pub struct NatFlow {
     /// The interface that the client's packets come from; in both entries, so that the client's packets can see that it changed.
     pub interface: u32,
     /// Added to sequence numbers of the backend, subtracted from what the client acknowledges (cookies); in both entries. While
-    /// [`NatFlow::COOKIE_OPENING`]: the client's first sequence number in its entry, the cookie in that of the replies.
+    /// [`NatFlow::COOKIE_OPENING`]: the client's first sequence number in its entry, the cookie in that of the replies. In
+    /// `NAT_HALF_OPEN`: the backend's first sequence number, in the entry of the replies.
     pub sequence_delta: u32,
-    /// Link-layer address that the client's packets come from, then ours there, then the VLAN (0: none); in both entries.
+    /// Link-layer address that the client's packets come from, then ours there, then the outer tag; in both entries.
     pub link: [u8; 14],
-    /// Zero.
-    pub zero: [u8; 2],
+    /// The inner tag, of two; in both entries.
+    pub inner_tag: [u8; 2],
 }
 
 /// A [`NatFlow`] in words, as it is made and copied.
@@ -189,10 +190,10 @@ pub struct NatWords {
     pub link: u64,
     /// The next four.
     pub link_rest: u32,
-    /// The VLAN, in network order; 0: none.
-    pub vlan: u16,
-    /// Zero.
-    pub zero: u16,
+    /// The outer tag, see [`ethernet::tag`](crate::packet::ethernet::tag).
+    pub tag: u16,
+    /// The inner tag, likewise.
+    pub inner_tag: u16,
 }
 
 impl NatWords {
@@ -216,7 +217,7 @@ impl NatFlow {
     pub const CLIENT_FINISHED: u16 = 2;
     /// The backend's side has sent FIN.
     pub const BACKEND_FINISHED: u16 = 4;
-    /// RST was seen.
+    /// The backend has sent RST, and nobody anything since.
     pub const RESET: u16 = 8;
     /// A packet came from the backend.
     pub const ANSWERED: u16 = 16;
@@ -224,8 +225,40 @@ impl NatFlow {
     pub const COOKIE_OPENING: u16 = 32;
     /// The handshake with the client was done by cookie: sequence numbers move by `sequence_delta`.
     pub const SHIFTED: u16 = 64;
+    /// RST was seen from the client's side, and nothing since. Anybody could have made it up: it ends nothing at once.
+    pub const CLIENT_RESET: u16 = 128;
+    /// A RST was seen, and nothing since.
+    pub const ANY_RESET: u16 = Self::RESET | Self::CLIENT_RESET;
+    /// Both sides have sent FIN.
+    pub const FINISHED: u16 = Self::CLIENT_FINISHED | Self::BACKEND_FINISHED;
     /// Where the two bits begin that keep what the cookie said of the size of segments.
     pub const CLASS_SHIFT: u32 = 8;
+}
+
+/// What is to be done to flags.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlagChange {
+    /// To be there afterwards.
+    pub set: u16,
+    /// Not to be there, unless in `set`.
+    pub clear: u16,
+}
+
+impl FlagChange {
+    /// None.
+    pub const NONE: Self = Self { set: 0, clear: 0 };
+
+    /// These are to be there, too.
+    #[inline(always)]
+    pub const fn set(set: u16) -> Self {
+        Self { set, clear: 0 }
+    }
+
+    /// The flags afterwards.
+    #[inline(always)]
+    pub const fn of(self, flags: u16) -> u16 {
+        flags & !self.clear | self.set
+    }
 }
 
 /// Row of the array `SYN_WINDOWS`: the SYNs to one VIP in a second and the one before.
@@ -280,13 +313,13 @@ pub struct SourceKey {
     pub vip: u32,
 }
 
-/// Value of `SOURCES`: a token bucket, and the backend that the source keeps.
+/// Value of `SOURCES`, and the one entry of the per-CPU array `ANSWERS`: a token bucket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Source {
     /// When the bucket was filled up to `tokens_milli`.
     pub filled_at_ns: u64,
-    /// Thousandths of a new flow that are allowed now.
+    /// Thousandths of what may be done now.
     pub tokens_milli: u64,
 }
 
@@ -324,10 +357,13 @@ pub struct HandOver {
     pub vip: u32,
     /// The backend that was chosen; [`HandOver::NO_SLOT`].
     pub slot: u32,
-    /// Largest IP packet that would have had room: to `Stage::Answer`, 0 where the time to live has ended.
+    /// Largest IP packet that would have had room: to `Stage::Answer`, 0 where the time to live has ended. To `Stage::CookieOpen`: what the
+    /// cookie has kept.
     pub mtu: u32,
-    /// Zero.
-    pub zero: u32,
+    /// To `Stage::CookieOpen`: what is to be added to the client's first sequence number.
+    pub probe: u32,
+    /// Not zero where a port was taken back for the flow: there is no second try.
+    pub reclaimed: u32,
 }
 
 impl HandOver {

@@ -27,12 +27,21 @@ pub const LOOKUP_TABLES_MAX: u32 = 512;
 pub const LOOKUP_ROWS_MAX: u32 = 131_071;
 /// Known flows by default; the least recently used goes first.
 pub const FLOWS_MAX: u32 = 1_048_576;
-/// Translated flows by default, two entries each; a full table refuses new ones.
+/// Entries of translated flows by default, two for each; a full table refuses new ones.
 pub const NAT_ENTRIES_MAX: u32 = 524_288;
-/// Translated flows whose handshake is not finished, two entries each; the least recently used goes first.
-pub const NAT_HALF_OPEN_MAX: u32 = 65_536;
+/// Translated flows that both sides have not yet agreed on, two entries each; the least recently used goes first.
+pub const NAT_HALF_OPEN_MAX: u32 = 131_072;
+/// Of those at least so many entries for each CPU.
+pub const NAT_HALF_OPEN_PER_CPU_MIN: u32 = 2_048;
+/// After the backend's first sequence number the client may acknowledge so much to finish a handshake: what a backend sends before it hears of
+/// the end of the handshake, which is nothing but for TCP Fast Open (RFC 7413, section 4.2), and no more than guessing stays hopeless.
+pub const FIRST_ACKNOWLEDGED_MAX: u32 = 65_536;
+/// ICMP errors that one CPU sends in a second, and at once (Linux: `icmp_msgs_per_sec`).
+pub const ICMP_ERRORS_PER_SECOND: u32 = 1_000;
 /// Ports tried for a new translated flow before it is refused.
 pub const NAT_PORT_TRIES_MAX: u32 = 24;
+/// Of those, ports among which the oldest flow that is not established is looked for where all are taken.
+pub const NAT_RECLAIM_TRIES_MAX: u32 = 16;
 /// Datagrams whose fragments are being forwarded.
 pub const FRAGMENTS_MAX: u32 = 16_384;
 /// Networks in the deny and allow lists together.

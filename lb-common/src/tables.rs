@@ -2,8 +2,8 @@
 
 use crate::backend::BackendRow;
 use crate::flow::{
-    Flow, FlowKey, FragmentKey, FragmentPorts, HandOver, Kept, NatFlow, QuicServerKey, Source, SourceKey,
-    SynWindow,
+    FlagChange, Flow, FlowKey, FragmentKey, FragmentPorts, HandOver, Kept, NatFlow, QuicServerKey, Source,
+    SourceKey, SynWindow,
 };
 use crate::hop::HopRow;
 use crate::lookup::{Head, LookupRow};
@@ -56,8 +56,11 @@ pub trait Tables {
     fn add_nat(&self, key: &FlowKey, flow: &NatFlow) -> bool;
     /// Puts an entry into `NAT_HALF_OPEN`; false when there is one. The least recently used one may go.
     fn add_nat_half_open(&self, key: &FlowKey, flow: &NatFlow) -> bool;
-    /// Changes an entry of `NAT` or `NAT_HALF_OPEN`, wherever it is: its time and flags.
-    fn touch_nat(&self, key: &FlowKey, flow: &NatFlow, flags: u16);
+    /// Changes an entry of `NAT` or `NAT_HALF_OPEN`, wherever it is: its flags, and its time, where it is older than [`crate::limits::TOUCH_NS`]
+    /// or the flags change.
+    fn touch_nat(&self, key: &FlowKey, flow: &NatFlow, flags: FlagChange);
+    /// Notes in an entry of `NAT_HALF_OPEN` what the backend's answer to a SYN begins with.
+    fn note_answer(&self, key: &FlowKey, sequence: u32);
     /// Puts other content into an entry of `NAT` that is there, in one step; nothing happens where there is none.
     fn replace_nat(&self, key: &FlowKey, flow: &NatFlow);
     /// Forgets an entry of `NAT`.
@@ -91,8 +94,13 @@ pub trait Tables {
     /// A SYN cookie: a sequence number that only we could have chosen for this client, VIP, `sequence` (the client's first) and
     /// `class` (0–3, what the cookie has to remember), and that expires. `None`: this kernel cannot make one.
     fn cookie(&self, key: &FlowKey, sequence: u32, class: u8) -> Option<u32>;
-    /// Whether `cookie` is one that [`Self::cookie`] gave for the same arguments, and has not expired.
+    /// Whether `cookie` is one that [`Self::cookie`] gave for the same arguments, or for a `sequence` up to three higher, and has not expired.
     fn cookie_holds(&self, key: &FlowKey, sequence: u32, class: u8, cookie: u32) -> bool;
+
+    /// How many ICMP errors this CPU may send now; zero before the first.
+    fn answers(&self) -> Source;
+    /// See [`Self::answers`].
+    fn set_answers(&self, answers: &Source);
 
     /// Leaves a note for the stage that follows, of the same packet on the same CPU.
     fn hand_over(&self, note: HandOver);

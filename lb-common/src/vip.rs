@@ -133,8 +133,10 @@ pub struct VipRow {
     pub affinity_ms: u32,
     /// Changes whenever the row is used for another VIP.
     pub identity: u32,
+    /// The largest IP packet that leaves by the VIP's interface.
+    pub mtu: u32,
     /// Zero.
-    pub zero: [u32; 7],
+    pub zero: [u32; 6],
 }
 
 impl VipRow {
@@ -144,6 +146,8 @@ impl VipRow {
     pub const KEEP_CLIENT: u32 = 2;
     /// The row is in use.
     pub const PRESENT: u32 = 4;
+    /// The address is one of this host's: what is for no VIP of it goes up the stack.
+    pub const OWN: u32 = 8;
 }
 
 /// The one entry of the array `SETTINGS`: what the programs look up before anything else.

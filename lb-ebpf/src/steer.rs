@@ -133,6 +133,12 @@ pub fn steer_reset(ctx: XdpContext) -> u32 {
     run!(ctx, forward::answer::reset)
 }
 
+/// `Stage::Reclaim`.
+#[xdp(frags)]
+pub fn steer_reclaim(ctx: XdpContext) -> u32 {
+    run!(ctx, forward::nat::reclaim)
+}
+
 /// Passes everything: what a veth's peer needs to have before frames can be sent back into it, and what the other programs'
 /// cost is measured against.
 #[xdp(frags)]

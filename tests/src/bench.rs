@@ -329,6 +329,8 @@ fn vip_flood(syns: u32) -> anyhow::Result<()> {
     let floods = [
         ("10 x more flows than room", vip_flood::pressure(4_096, 5)),
         ("SYNs, nat", vip_flood::syns(Mode::Nat, syns)),
+        ("SYNs, nat without cookies", vip_flood::syns_without_cookies(syns)),
+        ("SYNs, nat without cookies, 8,192 ports", vip_flood::syns_for_all_ports(syns)),
         ("SYNs, ipip", vip_flood::syns(Mode::IpIp, syns)),
     ];
     for (name, plan) in floods {

@@ -29,6 +29,7 @@ fn host_and_kernel_decide_alike() {
     // What needs a full table, a driver without headroom or a missing program does not come about in a test run.
     assert_eq!(missing, ["nat_table_full", "no_headroom", "program_fault"], "reasons that no frame met");
     assert!(figures.by_action.iter().all(|count| *count > FRAMES / 100), "some verdict hardly came");
+    assert!(figures.established > 100 && figures.known > 1_000, "flows hardly last");
 }
 
 #[test]

@@ -133,6 +133,16 @@ fn syn_flood_costs_no_translated_connection() {
 }
 
 #[test]
+fn syn_flood_costs_no_translated_connection_without_cookies() {
+    check_flood(vip_flood::syns_without_cookies(200_000));
+}
+
+#[test]
+fn syn_flood_that_takes_every_port_costs_no_translated_connection() {
+    check_flood(vip_flood::syns_for_all_ports(200_000));
+}
+
+#[test]
 fn syn_flood_costs_no_tunnelled_connection() {
     check_flood(vip_flood::syns(Mode::IpIp, 200_000));
 }

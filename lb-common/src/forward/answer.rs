@@ -1,7 +1,7 @@
 //! Stages `Answer` and `Reset`: ICMP "too big" and "time exceeded" to the sender of a packet that cannot go on, and the end of a connection whose
 //! backend is gone.
 
-use super::{Step, drop};
+use super::{Step, drop, limit};
 use crate::checksum::{finish, fold, word, words_2, words_8};
 use crate::packet::parse::{ICMP, ICMPV6, Packet, parse_beginning};
 use crate::packet::segment::{NO_OPTION, Segment};
@@ -30,7 +30,7 @@ pub fn answer<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
         _ => (Reason::TooBig, Reason::TooBigAnswered),
     };
     let Ok(packet) = parse_beginning(frame) else { return drop(tables, note.vip, dropped) };
-    if !is_answerable(frame, &packet.key.source) {
+    if !is_answerable(frame, &packet.key.source) || !limit::may_answer(tables) {
         return drop(tables, note.vip, dropped);
     }
     if write(frame, &packet, note.mtu).is_none() {
@@ -221,7 +221,7 @@ mod tests {
 
     fn check(packet: &Description, mtu: u32, expect: Verdict) -> HostFrame {
         let tables = HostTables::new(World::default());
-        tables.hand_over(HandOver { vip: 0, slot: 0, mtu, zero: 0 });
+        tables.hand_over(HandOver { vip: 0, slot: 0, mtu, probe: 0, reclaimed: 0 });
         let mut frame = HostFrame::new(&packet.frame(), 1);
         assert_eq!(answer(&mut frame, &tables), Step::Done(expect), "{packet:?}");
         frame

@@ -37,11 +37,30 @@ pub fn backend<F: Frame, T: Tables>(
     row: &VipRow,
     places: &Places,
 ) -> Option<u32> {
-    if let Some(slot) = quic::server(frame, tables, packet, row)
-        && keeps(tables, slot)
-    {
-        return Some(slot as u32);
-    }
+    by_connection_id(frame, tables, packet, row).or_else(|| by_flow(frame, tables, packet, vip, row, places))
+}
+
+/// The backend that the packet's connection id names, if it may keep flows.
+#[inline(always)]
+pub fn by_connection_id<F: Frame, T: Tables>(
+    frame: &F,
+    tables: &T,
+    packet: &Packet,
+    row: &VipRow,
+) -> Option<u32> {
+    quic::server(frame, tables, packet, row).filter(|slot| keeps(tables, *slot)).map(u32::from)
+}
+
+/// The backend for what has the ends of a flow, whatever it carries.
+#[inline(always)]
+pub fn by_flow<F: Frame, T: Tables>(
+    frame: &F,
+    tables: &T,
+    packet: &Packet,
+    vip: u32,
+    row: &VipRow,
+    places: &Places,
+) -> Option<u32> {
     let source = SourceKey { address: packet.key.source, vip };
     let mut place = places.flow;
     if has_affinity(frame, row) {
@@ -51,7 +70,9 @@ pub fn backend<F: Frame, T: Tables>(
         place = hash::of_source(&packet.key, tables.settings().seed);
     }
     let slot = by_place(frame, tables, row.table, packet, place, &places.marks)?;
-    if has_affinity(frame, row) {
+    // A SYN, whose sender may be made up, takes nobody's place: of who goes on the next packet comes here as well, or it is translated and noted
+    // there. But it changes what there is, lest the next packet go by it.
+    if has_affinity(frame, row) && (!packet.is_bare_syn() || tables.kept(&source).is_some()) {
         keep(tables, &source, slot);
     }
     Some(slot)
@@ -85,8 +106,9 @@ fn kept<F: Frame, T: Tables>(
     Some(kept.slot)
 }
 
+/// The client's address keeps this backend from now on.
 #[inline(always)]
-fn keep<T: Tables>(tables: &T, source: &SourceKey, slot: u32) {
+pub fn keep<T: Tables>(tables: &T, source: &SourceKey, slot: u32) {
     let Some(backend) = tables.backend(slot) else { return };
     let kept = Kept { instance: backend.instance, seen_at_ns: tables.now_ns(), slot, zero: 0 };
     tables.set_kept(source, &kept);

@@ -12,8 +12,8 @@ use super::answer::turn_link;
 use super::choose::{self, Places};
 use super::deliver::leave;
 use super::nat::entry::{self, Home, Opening, Side};
-use super::{Stage, Step, drop, limit};
-use crate::flow::{FlowKey, HandOver, NatFlow};
+use super::{Stage, Step, drop, limit, nat};
+use crate::flow::{FlagChange, FlowKey, HandOver, NatFlow};
 use crate::hash;
 use crate::packet::parse::{OFFSET_MASK, Packet, parse};
 use crate::packet::segment::{NO_OPTION, Segment};
@@ -50,7 +50,7 @@ pub fn cookie<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
 #[inline(always)]
 fn send_cookie<F: Frame, T: Tables>(frame: &mut F, tables: &T, packet: &Packet) -> Result<(), Reason> {
     let at = packet.transport_at;
-    let sequence = number(frame, at, tcp::SEQUENCE_AT).ok_or(Reason::Truncated)?;
+    let sequence = tcp::number(frame, at, tcp::SEQUENCE_AT).ok_or(Reason::Truncated)?;
     let class = class_of(segment_bytes_max(frame, at), frame.is_set(packet.is_ipv6));
     let cookie = tables.cookie(&packet.key, sequence, class).ok_or(Reason::CookieInvalid)?;
     let segment = Segment {
@@ -80,18 +80,23 @@ pub fn proof<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
 }
 
 /// The backend of who has proven that the SYN was his, and what the cookie has kept, in [`HandOver::mtu`].
+///
+/// Where the acknowledgement was lost, the client's next packet probes our closed window with the number before its next one (RFC 9293,
+/// section 3.8.6.1). The kernel finds a cookie valid for the first number and for the three before it, in whose place it keeps its own note, so the
+/// largest for which it is valid is the right one.
 #[inline(always)]
 fn proven<F: Frame, T: Tables>(frame: &F, tables: &T, packet: Packet, vip: u32) -> Result<HandOver, Reason> {
     let row = tables.vip_row(vip).ok_or(Reason::NoBackend)?;
     let (sequence, cookie) = numbers(frame, packet.transport_at).ok_or(Reason::Truncated)?;
     let class = class_held(tables, &packet.key, sequence, cookie).ok_or(Reason::CookieInvalid)?;
+    let is_probe = tables.cookie_holds(&packet.key, sequence.wrapping_add(1), class, cookie);
     if !limit::may_open(tables, vip, row, &packet.key.source) {
         return Err(Reason::SourceRate);
     }
     let packet = Packet { opens: frame.settle(1, 1) as u8, ..packet };
     let places = Places::of(frame, tables, &packet.key);
     let slot = choose::backend(frame, tables, &packet, vip, row, &places).ok_or(Reason::NoBackend)?;
-    Ok(HandOver { vip, slot, mtu: class as u32, zero: 0 })
+    Ok(HandOver { vip, slot, mtu: class as u32, probe: is_probe as u32, reclaimed: 0 })
 }
 
 #[inline(always)]
@@ -106,13 +111,14 @@ pub fn open<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
     let note = tables.handed_over();
     let opened =
         enter(frame, tables, &packet, &note).and_then(|()| send_first(frame, tables, note.mtu as u8));
-    opened.unwrap_or_else(|reason| drop(tables, note.vip, reason))
+    opened.unwrap_or_else(|reason| nat::not_opened(tables, note, reason))
 }
 
 #[inline(always)]
 fn enter<F: Frame, T: Tables>(frame: &F, tables: &T, packet: &Packet, note: &HandOver) -> Result<(), Reason> {
     let row = tables.vip_row(note.vip).ok_or(Reason::NoBackend)?;
     let backend = tables.backend(note.slot).ok_or(Reason::NoBackend)?;
+    let (sequence, cookie) = numbers(frame, packet.transport_at).ok_or(Reason::Truncated)?;
     let opening = Opening {
         key: &packet.key,
         vip: note.vip,
@@ -122,7 +128,7 @@ fn enter<F: Frame, T: Tables>(frame: &F, tables: &T, packet: &Packet, note: &Han
         hop: tables.hop(note.slot).ok_or(Reason::NoNextHop)?,
         client: Side::of(frame).ok_or(Reason::Truncated)?,
         flags: NatFlow::COOKIE_OPENING | (note.mtu as u16) << NatFlow::CLASS_SHIFT,
-        numbers: numbers(frame, packet.transport_at).ok_or(Reason::Truncated)?,
+        numbers: (sequence.wrapping_add(note.probe), cookie),
         hash: hash::of_flow(&packet.key, tables.settings().seed) as u32,
     };
     entry::open(tables, Home::Known, &opening)
@@ -191,7 +197,7 @@ fn of_client<F: Frame, T: Tables>(
         entry::forget(tables, Home::Known, &packet.key, flow);
         return Err(Reason::UnknownFlow);
     }
-    tables.touch_nat(&packet.key, flow, flow.flags);
+    tables.touch_nat(&packet.key, flow, FlagChange::NONE);
     send_syn(frame, tables, packet, flow, (flow.flags >> NatFlow::CLASS_SHIFT) as u8)
 }
 
@@ -209,9 +215,12 @@ fn of_backend<F: Frame, T: Tables>(
         return acknowledge(frame, packet, sequence, acknowledged.wrapping_add(1));
     }
     let is_reset = packet.flags & tcp::RST != 0;
+    if !is_answer && !is_reset {
+        return disown(frame, packet, acknowledged.wrapping_add(1));
+    }
     let other = entry::other_key(flow, tcp::PROTOCOL);
     let first = tables.nat(&other).ok_or(Reason::UnknownFlow)?.sequence_delta;
-    if !is_answer && !is_reset || acknowledged != first {
+    if acknowledged != first {
         return Err(Reason::UnknownFlow);
     }
     let window: [u8; 2] = frame.read(packet.transport_at + tcp::WINDOW_AT).ok_or(Reason::Truncated)?;
@@ -232,6 +241,23 @@ fn of_backend<F: Frame, T: Tables>(
         entry::shift(tables, &packet.key, flow, flow.sequence_delta.wrapping_sub(sequence));
     }
     Ok(Step::Done(leave(frame, interface)))
+}
+
+/// The backend takes our SYN for one of an earlier connection of the same ports that it has not seen the end of, and asks (RFC 9293, section
+/// 3.10.7.4): it has ended. The next SYN, when the client asks again, begins.
+#[inline(always)]
+fn disown<F: Frame>(frame: &mut F, packet: &Packet, acknowledged: u32) -> Result<Step, Reason> {
+    let segment = Segment {
+        ends: packet.key.reversed(),
+        sequence: acknowledged,
+        acknowledgement: 0,
+        flags: tcp::RST,
+        window: 0,
+        option: NO_OPTION,
+    };
+    segment.write(frame, packet).ok_or(Reason::NoHeadroom)?;
+    turn_link(frame).ok_or(Reason::Truncated)?;
+    Ok(Step::Done(Verdict::Transmit))
 }
 
 /// What the backend would have had from the client, who has nothing to say yet.
@@ -255,17 +281,11 @@ fn acknowledge<F: Frame>(
     Ok(Step::Done(Verdict::Transmit))
 }
 
-/// The four bytes at `field` of a TCP header.
-#[inline(always)]
-fn number<F: Frame>(frame: &F, transport_at: usize, field: usize) -> Option<u32> {
-    Some(u32::from_be_bytes(frame.read(transport_at + field)?))
-}
-
 /// What came before what a segment begins with, and before what it wants next: of the last of a handshake the first numbers of both sides.
 #[inline(always)]
 fn numbers<F: Frame>(frame: &F, transport_at: usize) -> Option<(u32, u32)> {
-    let sequence = number(frame, transport_at, tcp::SEQUENCE_AT)?;
-    let acknowledgement = number(frame, transport_at, tcp::ACKNOWLEDGEMENT_AT)?;
+    let sequence = tcp::number(frame, transport_at, tcp::SEQUENCE_AT)?;
+    let acknowledgement = tcp::number(frame, transport_at, tcp::ACKNOWLEDGEMENT_AT)?;
     Some((sequence.wrapping_sub(1), acknowledgement.wrapping_sub(1)))
 }
 

@@ -38,7 +38,7 @@ impl Way {
             return None;
         }
         let places = Places::of(frame, tables, &packet.key);
-        let slot = choose::backend(frame, tables, packet, vip, row, &places)?;
+        let slot = choose::by_flow(frame, tables, packet, vip, row, &places)?;
         Some(Self { vip, slot, opens: 0 })
     }
 }

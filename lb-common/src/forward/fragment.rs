@@ -10,7 +10,7 @@ use crate::packet::translate::Extent;
 use crate::packet::{Frame, tcp, udp};
 use crate::tables::Tables;
 use crate::verdict::{Reason, Verdict};
-use crate::vip::{Forward, Settings, VipIndex};
+use crate::vip::Settings;
 
 const PASS: Step = Step::Done(Verdict::Pass);
 /// Parts come within this time of the first; as long as Linux waits for them (`net.ipv4.ipfrag_time`).
@@ -37,8 +37,14 @@ fn first<F: Frame, T: Tables>(frame: &F, tables: &T, network: &Network) -> Step 
         Err(Unparsed::Fault(_)) => return Step::Next(Stage::Malformed),
         Err(_) => return PASS,
     };
-    if !is_forwarded(tables, &packet) {
-        return PASS;
+    match vip::of_packet(tables, &packet) {
+        Some(vip) if tables.vip_row(vip).is_none_or(vip::is_local) => {
+            // What nobody has the beginning of is never put together.
+            let is_denied = limit::is_denied(tables, &packet.key.source);
+            return if is_denied { drop(tables, vip, Reason::Denied) } else { PASS };
+        }
+        None if !is_reply(tables, &packet) => return PASS,
+        _ => {}
     }
     if matches!(network.part, Part::First) {
         let ([a, b], [c, d]) = (packet.key.source_port, packet.key.target_port);
@@ -48,26 +54,16 @@ fn first<F: Frame, T: Tables>(frame: &F, tables: &T, network: &Network) -> Step 
     Step::Next(Stage::Beginning)
 }
 
-/// Whether it is for a VIP whose packets we forward, or a reply that we translate.
+/// Whether it is of a flow that we translate.
 #[inline(always)]
-fn is_forwarded<T: Tables>(tables: &T, packet: &Packet) -> bool {
-    match vip::of_packet(tables, packet) {
-        Some(vip) => !is_local(tables, vip),
-        None => tables.settings().flags & Settings::NAT != 0 && tables.nat(&packet.key).is_some(),
-    }
-}
-
-#[inline(always)]
-fn is_local<T: Tables>(tables: &T, vip: VipIndex) -> bool {
-    tables.vip_row(vip).is_none_or(|row| matches!(Forward::from_raw(row.forward), Forward::Local))
+fn is_reply<T: Tables>(tables: &T, packet: &Packet) -> bool {
+    tables.settings().flags & Settings::NAT != 0
+        && (tables.nat(&packet.key).is_some() || tables.nat_half_open(&packet.key).is_some())
 }
 
 #[inline(always)]
 fn later<F: Frame, T: Tables>(frame: &mut F, tables: &T, network: &Network) -> Step {
     let Some(packet) = with_ports(frame, tables, network) else { return unknown(tables, &network.target()) };
-    if limit::is_denied(tables, &network.source()) {
-        return unknown(tables, &network.target());
-    }
     let flags = tables.settings().flags;
     if flags & Settings::NAT != 0
         && let Some(step) = nat::related(frame, tables, &packet, Extent::Network)
@@ -88,6 +84,9 @@ pub fn fragment_direct<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
     if let Some(packet) = with_ports(frame, tables, &network)
         && let Some(way) = Way::of_later(frame, tables, &packet)
     {
+        if limit::is_denied(tables, &network.source()) {
+            return drop(tables, way.vip, Reason::Denied);
+        }
         return deliver(frame, tables, &packet, way).unwrap_or_else(|reason| drop(tables, way.vip, reason));
     }
     unknown(tables, &network.target())
@@ -96,9 +95,9 @@ pub fn fragment_direct<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
 /// A part of a datagram that we know nothing of: not forwarded where it is for a VIP's address.
 #[inline(always)]
 fn unknown<T: Tables>(tables: &T, target: &[u8; 16]) -> Step {
-    match vip::of_address(tables, target) {
-        Some(vip) if !is_local(tables, vip) => drop(tables, vip, Reason::FragmentUnknown),
-        _ => PASS,
+    match vip::alone_at(tables, target) {
+        Some(vip) => drop(tables, vip, Reason::FragmentUnknown),
+        None => PASS,
     }
 }
 

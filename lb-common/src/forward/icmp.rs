@@ -12,7 +12,7 @@ use crate::packet::translate::{self, Extent};
 use crate::packet::{Frame, icmp};
 use crate::tables::Tables;
 use crate::verdict::{Reason, Verdict};
-use crate::vip::{Forward, Settings, VipIndex};
+use crate::vip::Settings;
 
 const PASS: Step = Step::Done(Verdict::Pass);
 
@@ -36,19 +36,14 @@ pub fn icmp<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
     }
 }
 
-/// The VIP that has this address, where its packets do not go up the stack.
-#[inline(always)]
-fn forwarded_vip<T: Tables>(tables: &T, address: &[u8; 16]) -> Option<VipIndex> {
-    let vip = vip::of_address(tables, address)?;
-    let row = tables.vip_row(vip)?;
-    (!matches!(Forward::from_raw(row.forward), Forward::Local)).then_some(vip)
-}
-
 #[inline(always)]
 fn echo<F: Frame, T: Tables>(frame: &mut F, tables: &T, network: &Network) -> Step {
-    let Some(vip) = forwarded_vip(tables, &network.target()) else { return PASS };
+    let Some(vip) = vip::of_address(tables, &network.target()) else { return PASS };
     if limit::is_denied(tables, &network.source()) {
         return drop(tables, vip, Reason::Denied);
+    }
+    if vip::alone_at(tables, &network.target()).is_none() {
+        return PASS;
     }
     if !is_answerable(frame, &network.source()) {
         return drop(tables, vip, Reason::IcmpUnknown);
@@ -62,8 +57,9 @@ fn echo<F: Frame, T: Tables>(frame: &mut F, tables: &T, network: &Network) -> St
 
 #[inline(always)]
 fn error<T: Tables>(tables: &T, network: &Network) -> Step {
-    if let Some(vip) = forwarded_vip(tables, &network.target())
-        && limit::is_denied(tables, &network.source())
+    // Whether the client may have flows is asked where the flow is looked for.
+    if let Some(vip) = vip::alone_at(tables, &network.target())
+        && limit::is_named(tables, &network.source())
     {
         return drop(tables, vip, Reason::Denied);
     }
@@ -94,11 +90,14 @@ pub fn icmp_direct<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
     {
         let packet = as_packet(frame, &network, &quoted);
         if let Some(way) = Way::of_later(frame, tables, &packet) {
+            if limit::is_denied(tables, &packet.key.source) {
+                return drop(tables, way.vip, Reason::Denied);
+            }
             return deliver(frame, tables, &packet, way)
                 .unwrap_or_else(|reason| drop(tables, way.vip, reason));
         }
     }
-    match forwarded_vip(tables, &network.target()) {
+    match vip::alone_at(tables, &network.target()) {
         Some(vip) => drop(tables, vip, Reason::IcmpUnknown),
         None => PASS,
     }
@@ -136,6 +135,7 @@ mod tests {
     use super::*;
     use crate::forward::forward;
     use crate::host::{Body, HopKind, HostFrame, HostTables, Packet as Description, World, verify};
+    use crate::vip::Forward;
 
     fn address(text: &str) -> SocketAddr {
         text.parse().expect("an address")

@@ -1,7 +1,7 @@
 //! The first stage: packets of flows that are known. Everything hot is here.
 
 use super::deliver::{Way, deliver};
-use super::{Stage, Step, drop, limit, nat};
+use super::{Stage, Step, choose, drop, limit, nat};
 use crate::backend::TrafficState;
 use crate::flow::Flow;
 use crate::packet::Frame;
@@ -65,7 +65,7 @@ fn direct<F: Frame, T: Tables>(frame: &mut F, tables: &T, packet: &Packet) -> Op
         if packet.ends() {
             tables.touch_flow(&packet.key, flow, Flow::CLOSING);
         }
-    } else if is_idle(tables, row, flow.seen_at_ns) {
+    } else if is_idle(tables, row, flow.seen_at_ns) || is_of_another(frame, tables, packet, row, slot) {
         return None;
     } else {
         tables.touch_flow(&packet.key, flow, 0);
@@ -85,7 +85,20 @@ pub fn is_alive<T: Tables>(tables: &T, slot: u32, instance: u64) -> bool {
     backend.instance == instance && !matches!(backend.traffic(), TrafficState::Out)
 }
 
+/// Whether the packet's connection id names another backend: its client has the address and port that somebody else had.
 #[inline(always)]
-fn is_idle<T: Tables>(tables: &T, row: &VipRow, seen_at_ns: u64) -> bool {
+fn is_of_another<F: Frame, T: Tables>(
+    frame: &F,
+    tables: &T,
+    packet: &Packet,
+    row: &VipRow,
+    slot: u32,
+) -> bool {
+    choose::by_connection_id(frame, tables, packet, row).is_some_and(|named| named != slot)
+}
+
+/// Whether a flow has been idle for longer than its VIP, of UDP, lets it.
+#[inline(always)]
+pub fn is_idle<T: Tables>(tables: &T, row: &VipRow, seen_at_ns: u64) -> bool {
     tables.now_ns().saturating_sub(seen_at_ns) / 1_000_000 > row.idle_ms as u64
 }

@@ -2,6 +2,7 @@
 
 use crate::flow::{Source, SourceKey};
 use crate::hash;
+use crate::limits::ICMP_ERRORS_PER_SECOND;
 use crate::packet::ipv4;
 use crate::tables::Tables;
 use crate::vip::{Guard, Settings, VipRow};
@@ -19,13 +20,38 @@ pub fn is_denied<T: Tables>(tables: &T, source: &[u8; 16]) -> bool {
     }
 }
 
+/// Whether the source itself is denied: not only missing from the allow list, in which no router between us and a client is.
+#[inline(always)]
+pub fn is_named<T: Tables>(tables: &T, source: &[u8; 16]) -> bool {
+    tables.settings().flags & Settings::GUARD != 0 && tables.guard(source) == Some(Guard::Deny as u32)
+}
+
 /// Whether the source may open a flow now; it has then. Without a limit: always.
 #[inline(always)]
 pub fn may_open<T: Tables>(tables: &T, vip: u32, row: &VipRow, source: &[u8; 16]) -> bool {
     if row.source_rate == 0 {
         return true;
     }
-    take(tables, &SourceKey { address: network_of(source), vip }, row.source_rate, row.source_burst)
+    let key = SourceKey { address: network_of(source), vip };
+    match taken(tables.source(&key), tables.now_ns(), row.source_rate, row.source_burst) {
+        Some(left) => {
+            tables.set_source(&key, &left);
+            true
+        }
+        None => false,
+    }
+}
+
+/// Whether an ICMP error may be sent now (RFC 4443, section 2.4 f: their rate must be limited); it is then.
+#[inline(always)]
+pub fn may_answer<T: Tables>(tables: &T) -> bool {
+    let answers = tables.answers();
+    let bucket = if answers.filled_at_ns == 0 { None } else { Some(answers) };
+    let left = taken(bucket, tables.now_ns(), ICMP_ERRORS_PER_SECOND, ICMP_ERRORS_PER_SECOND);
+    if let Some(left) = &left {
+        tables.set_answers(left);
+    }
+    left.is_some()
 }
 
 /// Counts a SYN; whether they come faster than the VIP does ordinary handshakes for: in this second and the last more than in two.
@@ -55,24 +81,20 @@ fn network_of(source: &[u8; 16]) -> [u8; 16] {
     bytemuck::must_cast([hash::halves(source)[0], 0])
 }
 
-/// Takes a token from a bucket that gains `rate` each second and holds `burst` (one at least). Two CPUs may take the same one: a limit need not be exact.
+/// What is left when a token is taken from a bucket that gains `rate` each second and holds `burst` (one at least); `None`: there is none. Two
+/// CPUs may take the same one: a limit need not be exact.
 #[inline(always)]
-fn take<T: Tables>(tables: &T, key: &SourceKey, rate: u32, burst: u32) -> bool {
-    let now_ns = tables.now_ns();
+fn taken(bucket: Option<Source>, now_ns: u64, rate: u32, burst: u32) -> Option<Source> {
     let full_milli = if burst == 0 { 1000 } else { burst as u64 * 1000 };
-    let tokens_milli = match tables.source(key) {
-        Some(source) => {
-            let gained_milli = elapsed_us(source.filled_at_ns, now_ns).wrapping_mul(rate as u64) / 1000;
-            let sum = source.tokens_milli.wrapping_add(gained_milli);
+    let tokens_milli = match bucket {
+        Some(bucket) => {
+            let gained_milli = elapsed_us(bucket.filled_at_ns, now_ns).wrapping_mul(rate as u64) / 1000;
+            let sum = bucket.tokens_milli.wrapping_add(gained_milli);
             if sum < full_milli { sum } else { full_milli }
         }
         None => full_milli,
     };
-    if tokens_milli < 1000 {
-        return false;
-    }
-    tables.set_source(key, &Source { filled_at_ns: now_ns, tokens_milli: tokens_milli - 1000 });
-    true
+    (tokens_milli >= 1000).then(|| Source { filled_at_ns: now_ns, tokens_milli: tokens_milli - 1000 })
 }
 
 /// At most 2³² µs, so that no product overflows.

@@ -70,11 +70,13 @@ pub enum Stage {
     Malformed = 14,
     /// [`answer::reset`]: a TCP packet whose backend is gone. [`HandOver`] has the VIP.
     Reset = 15,
+    /// [`nat::reclaim`]: no port is free for a flow. [`HandOver`] is as for the stage that found none.
+    Reclaim = 16,
 }
 
 impl Stage {
     /// Entries of the array.
-    pub const COUNT: u32 = 16;
+    pub const COUNT: u32 = 17;
     /// Every stage in order of its number.
     pub const ALL: [Self; Self::COUNT as usize] = [
         Self::New,
@@ -93,6 +95,7 @@ impl Stage {
         Self::Handshake,
         Self::Malformed,
         Self::Reset,
+        Self::Reclaim,
     ];
 
     /// The kernel program that is this stage.
@@ -114,6 +117,7 @@ impl Stage {
             Self::Handshake => "steer_handshake",
             Self::Malformed => "steer_malformed",
             Self::Reset => "steer_reset",
+            Self::Reclaim => "steer_reclaim",
         }
     }
 }
@@ -121,8 +125,8 @@ impl Stage {
 /// The kernel program of [`known()`], which is attached to interfaces.
 pub const ENTRY_PROGRAM: &str = "steer";
 
-/// Stages that a packet can go through: `Nat` may come before and after `New`, no other comes twice.
-const STEPS_MAX: u32 = Stage::COUNT + 2;
+/// Stages that a packet can go through: `Nat` may come before and after `New`, what opens a flow before and after `Reclaim`, no other comes twice.
+const STEPS_MAX: u32 = Stage::COUNT + 3;
 
 /// What becomes of a frame; its bytes are changed accordingly.
 pub fn forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
@@ -146,6 +150,7 @@ pub fn forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Verdict {
             Step::Next(Stage::CookieOpen) => cookie::open(frame, tables),
             Step::Next(Stage::Handshake) => cookie::handshake(frame, tables),
             Step::Next(Stage::Reset) => answer::reset(frame, tables),
+            Step::Next(Stage::Reclaim) => nat::reclaim(frame, tables),
         };
     }
     fault(tables)
@@ -168,7 +173,7 @@ pub fn drop<T: Tables>(tables: &T, vip: u32, reason: Reason) -> Step {
 /// Lets the packet be answered: too big, where there is an `mtu` that it should have kept, else its time to live has ended.
 #[inline(always)]
 pub fn answered<T: Tables>(tables: &T, vip: u32, slot: u32, mtu: u32) -> Step {
-    tables.hand_over(HandOver { vip, slot, mtu, zero: 0 });
+    tables.hand_over(HandOver { vip, slot, mtu, probe: 0, reclaimed: 0 });
     Step::Next(Stage::Answer)
 }
 

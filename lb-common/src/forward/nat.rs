@@ -1,14 +1,16 @@
 //! Translated flows: [`known`] in the hot path, the stage `Nat` for all that is not ordinary about them, the stage `Open` for new ones.
 
 pub mod entry;
+pub mod port;
 #[cfg(test)]
 mod tests;
 
 use super::deliver::leave;
-use super::known::is_alive;
-use super::{Stage, Step, answered, drop, limit};
-use crate::flow::{HandOver, NatFlow};
+use super::known::{is_alive, is_idle};
+use super::{Stage, Step, answered, choose, drop, limit};
+use crate::flow::{FlagChange, HandOver, NatFlow, SourceKey};
 use crate::hash;
+use crate::limits::FIRST_ACKNOWLEDGED_MAX;
 use crate::packet::parse::{Packet, parse_beginning};
 use crate::packet::translate::{self, Extent};
 use crate::packet::{Frame, rewrite, tcp};
@@ -16,9 +18,13 @@ use crate::tables::Tables;
 use crate::verdict::{Reason, Verdict};
 use crate::vip::VipRow;
 use entry::{Home, Opening, Side};
+use port::Search;
 
+/// Every interface takes packets of this size (RFC 8200, section 5).
+const MTU_MIN: usize = 1280;
 /// What is noted of a packet whose VIP nobody has asked for yet.
-const UNASKED: HandOver = HandOver { vip: HandOver::NO_VIP, slot: HandOver::NO_SLOT, mtu: 0, zero: 0 };
+const UNASKED: HandOver =
+    HandOver { vip: HandOver::NO_VIP, slot: HandOver::NO_SLOT, mtu: 0, probe: 0, reclaimed: 0 };
 
 /// Whether a packet is the first of its flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,13 +40,10 @@ enum Age {
 #[inline(always)]
 pub fn known<F: Frame, T: Tables>(frame: &mut F, tables: &T, packet: &Packet) -> Option<Step> {
     let Some(flow) = tables.nat(&packet.key) else {
-        // What a backend answers to a SYN: its flow is half open. Everything else of such a flow is for a VIP.
-        let is_answer =
-            packet.flags & tcp::SYN != 0 && packet.flags & tcp::ACK != 0 || packet.flags & tcp::RST != 0;
-        return is_answer.then(|| ask_nat(tables));
+        return may_be_half_open(tables, packet).then(|| ask_nat(tables));
     };
     if packet.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0
-        || flow.flags & (NatFlow::COOKIE_OPENING | NatFlow::SHIFTED) != 0
+        || flow.flags & (NatFlow::COOKIE_OPENING | NatFlow::SHIFTED | NatFlow::ANY_RESET) != 0
     {
         return Some(ask_nat(tables));
     }
@@ -52,8 +55,18 @@ pub fn known<F: Frame, T: Tables>(frame: &mut F, tables: &T, packet: &Packet) ->
             return Some(drop(tables, flow.vip as u32, Reason::Denied));
         }
     }
-    tables.touch_nat(&packet.key, flow, flow.flags);
+    tables.touch_nat(&packet.key, flow, FlagChange::NONE);
     Some(send(frame, tables, packet, flow, Extent::Whole))
+}
+
+/// Whether a packet that is not in `NAT` is to be looked for in `NAT_HALF_OPEN` before anybody asks for its VIP: what a backend answers to a SYN,
+/// and datagrams of either side. All else of such a flow is for a VIP, where the flow is looked for as well.
+#[inline(always)]
+fn may_be_half_open<T: Tables>(tables: &T, packet: &Packet) -> bool {
+    if packet.is_tcp() {
+        return packet.flags & (tcp::SYN | tcp::ACK) == tcp::SYN | tcp::ACK || packet.flags & tcp::RST != 0;
+    }
+    tables.nat_half_open(&packet.key).is_some()
 }
 
 #[inline(always)]
@@ -88,17 +101,19 @@ pub fn nat<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
         Some(flow) => established(frame, tables, &packet, flow),
         None => Found::Nothing,
     };
-    if packet.is_tcp() && matches!(found, Found::Nothing) {
-        found = half_open(tables, &packet);
+    if matches!(found, Found::Nothing) {
+        found = half_open(frame, tables, &packet);
     }
-    let (flow, is_last) = match found {
-        Found::Flow(flow) => (flow, false),
-        Found::LastOf(flow) => (flow, true),
+    let (entry, is_last) = match found {
+        // Copied, because pointers into two maps are two ways for the verifier.
+        Found::Flow(flow) => (*flow.words(), 0),
+        Found::LastOf(flow) => (*flow.words(), 1),
         Found::Other(step) => return step,
         Found::Nothing => return unknown(tables, &packet),
     };
+    let flow = entry.flow();
     let step = send(frame, tables, &packet, flow, Extent::Whole);
-    if is_last {
+    if frame.is_set(is_last) {
         entry::forget(tables, Home::HalfOpen, &packet.key, flow);
     }
     step
@@ -125,8 +140,9 @@ fn established<'a, F: Frame, T: Tables>(
         }
         if !is_alive(tables, flow.slot, flow.instance) {
             entry::forget(tables, Home::Known, key, flow);
-            // UDP finds another backend; a TCP connection has ended with its backend, and the client is told.
-            return if packet.is_tcp() { Found::Other(reset(tables, packet, vip)) } else { Found::Nothing };
+            // What begins, and UDP, finds another backend; a TCP connection has ended with its backend, and the client is told.
+            let goes_on = !packet.is_tcp() || packet.is_bare_syn();
+            return if goes_on { Found::Nothing } else { Found::Other(reset(tables, packet, vip)) };
         }
         if limit::is_denied(tables, &key.source) {
             return Found::Other(drop(tables, vip, Reason::Denied));
@@ -155,38 +171,87 @@ fn reset<T: Tables>(tables: &T, packet: &Packet, vip: u32) -> Step {
     if packet.flags & (tcp::SYN | tcp::RST | tcp::ACK) != tcp::ACK {
         return drop(tables, vip, Reason::UnknownFlow);
     }
-    tables.hand_over(HandOver { vip, slot: HandOver::NO_SLOT, mtu: 0, zero: 0 });
+    tables.hand_over(HandOver { vip, slot: HandOver::NO_SLOT, mtu: 0, probe: 0, reclaimed: 0 });
     Step::Next(Stage::Reset)
 }
 
-/// A packet of a handshake that is not finished.
+/// A packet of a handshake that is not finished, or of UDP whose client has sent nothing since it was answered.
 #[inline(always)]
-fn half_open<'a, T: Tables>(tables: &'a T, packet: &Packet) -> Found<'a> {
+fn half_open<'a, F: Frame, T: Tables>(frame: &F, tables: &'a T, packet: &Packet) -> Found<'a> {
     let key = &packet.key;
     let Some(flow) = tables.nat_half_open(key) else { return Found::Nothing };
-    let vip = flow.vip as u32;
-    let is_reset = packet.flags & tcp::RST != 0;
     if flow.flags & NatFlow::TO_CLIENT != 0 {
-        tables.touch_nat(key, flow, flow.flags | NatFlow::ANSWERED);
-        return if is_reset { Found::LastOf(flow) } else { Found::Flow(flow) };
+        return of_backend(frame, tables, packet, flow);
     }
-    if !is_alive(tables, flow.slot, flow.instance) {
+    let is_forgotten = !packet.is_tcp()
+        && tables.vip_row(flow.vip as u32).is_some_and(|row| is_idle(tables, row, flow.seen_at_ns));
+    if is_forgotten || !is_alive(tables, flow.slot, flow.instance) {
         entry::forget(tables, Home::HalfOpen, key, flow);
         return Found::Nothing;
     }
-    if packet.is_bare_syn() {
-        tables.touch_nat(key, flow, flow.flags);
+    if frame.is_set(limit::is_denied(tables, &key.source) as u8) {
+        return Found::Other(drop(tables, flow.vip as u32, Reason::Denied));
+    }
+    // Anybody may have made up a RST: the backend knows whether it belongs to the handshake.
+    let is_of_none = packet.flags & (tcp::SYN | tcp::RST) != 0;
+    let Some(reply) = entry::reply(tables, key, flow) else {
+        // It was evicted, and this one serves nobody any more.
+        tables.forget_nat_half_open(key);
+        return Found::Nothing;
+    };
+    if is_of_none || !confirms(frame, packet, reply) {
+        // Perhaps it ends a handshake that was done by cookie.
+        if packet.is_tcp() && !is_of_none {
+            return Found::Nothing;
+        }
+        tables.touch_nat(key, flow, FlagChange::NONE);
         return Found::Flow(flow);
     }
-    if is_reset {
-        return Found::LastOf(flow);
-    }
-    if let Err(reason) = entry::promote(tables, key, flow) {
-        return Found::Other(drop(tables, vip, reason));
+    if let Err(reason) = entry::promote(tables, key, flow, reply) {
+        if packet.is_tcp() {
+            return Found::Other(drop(tables, flow.vip as u32, reason));
+        }
+        // Datagrams of both sides are looked for here, too.
+        tables.touch_nat(key, flow, FlagChange::NONE);
+        return Found::Flow(flow);
     }
     let Some(flow) = tables.nat(key) else { return Found::Nothing };
+    let source = SourceKey { address: key.source, vip: flow.vip as u32 };
+    if tables.vip_row(source.vip).is_some_and(|row| row.flags & VipRow::AFFINITY != 0) {
+        choose::keep(tables, &source, flow.slot);
+    }
     entry::note(tables, key, flow, packet.flags);
     Found::Flow(flow)
+}
+
+/// What a backend sends in a flow that is half open.
+#[inline(always)]
+fn of_backend<'a, F: Frame, T: Tables>(
+    frame: &F,
+    tables: &T,
+    packet: &Packet,
+    flow: &'a NatFlow,
+) -> Found<'a> {
+    if packet.flags & tcp::RST != 0 {
+        return Found::LastOf(flow);
+    }
+    match tcp::number(frame, packet.transport_at, tcp::SEQUENCE_AT) {
+        Some(sequence) if packet.is_tcp() => tables.note_answer(&packet.key, sequence),
+        _ => tables.touch_nat(&packet.key, flow, FlagChange::set(NatFlow::ANSWERED)),
+    }
+    Found::Flow(flow)
+}
+
+/// Whether the client's packet shows that it has got the backend's answer, whose entry is `reply`. Who only claims to be the client cannot know
+/// with what sequence number the backend began; of UDP there is nothing to be known.
+#[inline(always)]
+fn confirms<F: Frame>(frame: &F, packet: &Packet, reply: &NatFlow) -> bool {
+    if reply.flags & NatFlow::ANSWERED == 0 || !packet.is_tcp() {
+        return reply.flags & NatFlow::ANSWERED != 0;
+    }
+    let acknowledged = tcp::number(frame, packet.transport_at, tcp::ACKNOWLEDGEMENT_AT).unwrap_or_default();
+    let beyond_first = acknowledged.wrapping_sub(reply.sequence_delta.wrapping_add(1));
+    packet.flags & tcp::ACK != 0 && beyond_first < FIRST_ACKNOWLEDGED_MAX
 }
 
 /// A packet of no flow: opens one where a backend was chosen for it.
@@ -212,13 +277,40 @@ pub fn open<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
     let Ok(packet) = parse_beginning(frame) else { return Step::Done(Verdict::Pass) };
     let note = tables.handed_over();
     // A SYN that is repeated.
-    if packet.is_tcp() && tables.nat_half_open(&packet.key).is_some() {
+    if tables.nat_half_open(&packet.key).is_some() {
         return Step::Next(Stage::Nat);
     }
-    let home = if packet.is_tcp() { Home::HalfOpen } else { Home::Known };
-    let opened = enter(frame, tables, &packet, home, &note);
+    let opened = enter(frame, tables, &packet, &note);
     let opened = opened.and_then(|()| send_first(frame, tables));
-    opened.unwrap_or_else(|reason| drop(tables, note.vip, reason))
+    opened.unwrap_or_else(|reason| not_opened(tables, note, reason))
+}
+
+/// Where all ports are taken, one is looked for that somebody may have to give back; once.
+#[inline(always)]
+pub fn not_opened<T: Tables>(tables: &T, note: HandOver, reason: Reason) -> Step {
+    if !matches!(reason, Reason::NatPortsExhausted) || note.reclaimed != 0 {
+        return drop(tables, note.vip, reason);
+    }
+    Step::Next(Stage::Reclaim)
+}
+
+/// The stage `Reclaim`: no port is free for the first packet of a flow, or for the answer to a cookie, which [`HandOver`] is about.
+#[inline(always)]
+pub fn reclaim<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
+    let Ok(packet) = parse_beginning(frame) else { return Step::Done(Verdict::Pass) };
+    let note = tables.handed_over();
+    let hash = hash::of_flow(&packet.key, tables.settings().seed) as u32;
+    let reclaimed = match (tables.vip_row(note.vip), tables.hop(note.slot)) {
+        (Some(row), Some(hop)) => {
+            Search::new(&packet.key, row.flags & VipRow::KEEP_CLIENT != 0, hop, hash).reclaim(frame, tables)
+        }
+        _ => Err(Reason::NoBackend),
+    };
+    if let Err(reason) = reclaimed {
+        return drop(tables, note.vip, reason);
+    }
+    tables.hand_over(HandOver { reclaimed: 1, ..note });
+    Step::Next(if frame.is_set(packet.opens) { Stage::Open } else { Stage::CookieOpen })
 }
 
 /// Sends the packet that has just opened a flow. Read again rather than kept: what is kept over the opening exceeds the stack of a kernel
@@ -226,18 +318,12 @@ pub fn open<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
 #[inline(always)]
 fn send_first<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Result<Step, Reason> {
     let packet = parse_beginning(frame).map_err(|_| Reason::Truncated)?;
-    let flow = if packet.is_tcp() { tables.nat_half_open(&packet.key) } else { tables.nat(&packet.key) };
-    to_backend(frame, tables, &packet, flow.ok_or(Reason::NatTableFull)?, Age::New, Extent::Whole)
+    let flow = tables.nat_half_open(&packet.key).ok_or(Reason::NatTableFull)?;
+    to_backend(frame, tables, &packet, flow, Age::New, Extent::Whole)
 }
 
 #[inline(always)]
-fn enter<F: Frame, T: Tables>(
-    frame: &F,
-    tables: &T,
-    packet: &Packet,
-    home: Home,
-    note: &HandOver,
-) -> Result<(), Reason> {
+fn enter<F: Frame, T: Tables>(frame: &F, tables: &T, packet: &Packet, note: &HandOver) -> Result<(), Reason> {
     let row = tables.vip_row(note.vip).ok_or(Reason::NoBackend)?;
     let backend = tables.backend(note.slot).ok_or(Reason::NoBackend)?;
     let opening = Opening {
@@ -252,7 +338,7 @@ fn enter<F: Frame, T: Tables>(
         numbers: (0, 0),
         hash: hash::of_flow(&packet.key, tables.settings().seed) as u32,
     };
-    entry::open(tables, home, &opening)
+    entry::open(tables, Home::HalfOpen, &opening)
 }
 
 /// A packet of a flow, in either direction; `extent` says what of it is translated.
@@ -281,13 +367,20 @@ pub fn related<F: Frame, T: Tables>(
     packet: &Packet,
     extent: Extent<'_>,
 ) -> Option<Step> {
-    let flow = match tables.nat(&packet.key) {
-        Some(flow) => flow,
-        None => tables.nat_half_open(&packet.key)?,
+    // Copied, because pointers into two maps are two ways for the verifier, and what follows is long.
+    let entry = match tables.nat(&packet.key) {
+        Some(flow) => *flow.words(),
+        None => *tables.nat_half_open(&packet.key)?.words(),
     };
-    let is_to_client = flow.flags & NatFlow::TO_CLIENT != 0;
-    if !is_to_client && !is_alive(tables, flow.slot, flow.instance) {
-        return None;
+    let flow = entry.flow();
+    if flow.flags & NatFlow::TO_CLIENT == 0 {
+        if !is_alive(tables, flow.slot, flow.instance) {
+            return None;
+        }
+        // An error about a flow that the client should not have harms nobody.
+        if matches!(extent, Extent::Network) && limit::is_denied(tables, &packet.key.source) {
+            return Some(drop(tables, flow.vip as u32, Reason::Denied));
+        }
     }
     let sent = send_related(frame, tables, packet, flow, extent);
     Some(sent.unwrap_or_else(|reason| drop(tables, flow.vip as u32, reason)))
@@ -304,6 +397,11 @@ fn send_related<F: Frame, T: Tables>(
 ) -> Result<Step, Reason> {
     if packet.ttl <= 1 {
         return Err(Reason::TimeExceeded);
+    }
+    // Errors are small.
+    if matches!(extent, Extent::Network) && packet.bytes > mtu_to_client(frame, tables, packet, flow) as usize
+    {
+        return Err(Reason::TooBig);
     }
     translate::translate(frame, packet, flow, extent).ok_or(Reason::Truncated)?;
     if flow.flags & NatFlow::TO_CLIENT != 0 {
@@ -370,7 +468,24 @@ fn to_client<F: Frame, T: Tables>(
     if packet.ttl <= 1 {
         return Ok(answered(tables, flow.vip as u32, flow.slot, 0));
     }
+    let mtu = mtu_to_client(frame, tables, packet, flow);
+    if packet.bytes > mtu as usize {
+        return Ok(answered(tables, flow.vip as u32, flow.slot, mtu));
+    }
     translate::translate(frame, packet, flow, extent).ok_or(Reason::Truncated)?;
     translate::link_to_client(frame, packet, flow).ok_or(Reason::NoHeadroom)?;
     Ok(Step::Done(leave(frame, interface)))
+}
+
+/// The largest IP packet that the interface of the flow's VIP takes, for what goes to clients. Not looked up for what every interface takes.
+#[inline(always)]
+fn mtu_to_client<F: Frame, T: Tables>(frame: &F, tables: &T, packet: &Packet, flow: &NatFlow) -> u32 {
+    let mut mtu = u32::MAX;
+    if packet.bytes > MTU_MIN
+        && flow.flags & NatFlow::TO_CLIENT != 0
+        && let Some(row) = tables.vip_row(flow.vip as u32)
+    {
+        mtu = row.mtu;
+    }
+    frame.settle(mtu as usize, u32::MAX as usize) as u32
 }

@@ -2,6 +2,7 @@
 
 use super::choose::Places;
 use super::deliver::{Way, deliver};
+use super::known::is_alive;
 use super::{Stage, Step, choose, drop, limit, vip};
 use crate::flow::{Flow, FlowKey, HandOver};
 use crate::hash;
@@ -76,18 +77,19 @@ fn is_nat<F: Frame>(frame: &F, row: &VipRow) -> bool {
 
 #[inline(always)]
 fn handed_over<T: Tables>(tables: &T, vip: u32, slot: u32, stage: Stage) -> Step {
-    tables.hand_over(HandOver { vip, slot, mtu: 0, zero: 0 });
+    tables.hand_over(HandOver { vip, slot, mtu: 0, probe: 0, reclaimed: 0 });
     Step::Next(stage)
 }
 
 /// The backend of a flow of the same ports that is still known when a SYN comes: it gets the new one too, because the packets that follow
-/// will find it. Unless it has ended, or its backend takes nobody new: then it is forgotten.
+/// will find it, and because anybody can make up a SYN of a flow that has not ended. One that has, with a backend that takes nobody new, is
+/// forgotten.
 #[inline(always)]
 fn reopened<T: Tables>(tables: &T, key: &FlowKey) -> Option<u32> {
     let flow = tables.flow(key)?;
     let slot = flow.slot;
-    let backend = tables.backend(slot)?;
-    if flow.flags & Flow::CLOSING == 0 && backend.instance == flow.instance && backend.traffic().takes_new() {
+    let may_stay = flow.flags & Flow::CLOSING == 0 || tables.backend(slot)?.traffic().takes_new();
+    if may_stay && is_alive(tables, slot, flow.instance) {
         return Some(slot);
     }
     tables.forget_flow(key);

@@ -266,8 +266,10 @@ fn new_connection_of_the_same_ports_begins_anew() {
     node.wait(10_000);
     assert_eq!(node.tcp(port, ACK | Written::FIN), 3);
     assert_eq!(node.tcp(port, ACK), 3, "what still comes of the old one");
+    assert_eq!(node.tcp(port, SYN), 3, "anybody can make up both packets");
+    node.set(3, TrafficState::Draining);
     let backend = node.tcp(port, SYN);
-    assert_ne!(backend, 3, "a SYN asks no flow that has ended");
+    assert_ne!(backend, 3, "what drains gets nobody in place of who has ended");
     assert_eq!(node.tcp(port, ACK), backend, "nor do the packets that follow it");
 }
 
@@ -281,9 +283,8 @@ fn connection_that_its_client_has_forgotten_is_opened_where_it_was() {
     assert_eq!(node.tcp(port, SYN), 3);
     assert_eq!(node.tcp(port, ACK), 3);
     node.set(3, TrafficState::Draining);
-    let backend = node.tcp(port, SYN);
-    assert_ne!(backend, 3, "what drains gets no new flows");
-    assert_eq!(node.tcp(port, ACK), backend);
+    assert_eq!(node.tcp(port, SYN), 3, "a SYN ends no flow that has not ended");
+    assert_eq!(node.tcp(port, ACK), 3);
 }
 
 #[test]
@@ -321,6 +322,8 @@ fn client_keeps_its_backend_for_a_time() {
     node.vip(TCP_VIP).flags |= VipRow::AFFINITY;
     node.vip(TCP_VIP).affinity_ms = 60_000;
     let backend = node.tcp(1000, SYN);
+    assert!(node.tables.affinity.is_empty(), "who only sends a SYN may be made up");
+    assert_eq!(node.tcp(1000, ACK), backend);
     let others: Vec<u32> = ALL.into_iter().filter(|slot| *slot != backend).collect();
     node.change(&others);
     for port in 1001..1050 {
@@ -331,6 +334,7 @@ fn client_keeps_its_backend_for_a_time() {
     node.set(backend, TrafficState::Draining);
     let next = node.tcp(1050, SYN);
     assert_ne!(next, backend, "what drains gets no new flows");
+    assert_eq!(node.tcp(1050, ACK), next);
     node.set(backend, TrafficState::In);
     assert_eq!(node.tcp(1051, SYN), next);
     node.wait(60_001);
@@ -366,6 +370,10 @@ fn quic_connection_id_names_the_backend_whatever_the_address() {
         elsewhere[slot(short) as usize] = true;
     }
     assert_eq!(elsewhere, [true; 4], "other ids are placed by hash");
+    let other_id = [2 << 5 | 7, 1, 1, 1, 1, 9, 9, 9];
+    let port = (3000..3100).find(|port| slot(node.verdict(&datagram(*port, &quic(&other_id, false)))) != 3);
+    let port = port.expect("one of a hundred");
+    assert_eq!(slot(node.verdict(&datagram(port, &quic(&id, false)))), 3, "another client has the port now");
     node.set(3, TrafficState::Out);
     assert_ne!(slot(node.verdict(&datagram(9000, &quic(&id, false)))), 3);
 }
@@ -442,6 +450,84 @@ fn local_vip_goes_up_the_stack_unless_denied() {
     assert_eq!(node.verdict(&to_local), Verdict::Pass);
     node.tables.world.add_network(address("198.51.100.7:0").ip(), 32, Guard::Deny);
     assert_eq!(node.verdict(&to_local), Verdict::Drop(Reason::Denied));
+}
+
+#[test]
+fn parts_and_echoes_of_who_is_denied_reach_no_local_vip() {
+    let mut node = Node::new();
+    node.tables.world.add_vip(address("203.0.113.30:80"), 17, Forward::Local, 0);
+    let datagram = Written::udp(address("198.51.100.7:1000"), address("203.0.113.30:80"), &[7; 900]);
+    let echo = Written::echo(address("198.51.100.7:0").ip(), address("203.0.113.30:0").ip(), b"");
+    let run = |node: &Node, frame: &[u8]| forward(&mut HostFrame::new(frame, 1), &node.tables);
+    for frame in datagram.fragments(512).iter().chain([&echo.frame()]) {
+        assert_eq!(run(&node, frame), Verdict::Pass);
+    }
+    node.tables.world.add_network(address("198.51.100.7:0").ip(), 32, Guard::Deny);
+    let parts = datagram.fragments(512);
+    assert_eq!(run(&node, &parts[0]), Verdict::Drop(Reason::Denied));
+    assert_eq!(run(&node, &parts[1]), Verdict::Pass, "nobody can do anything with it");
+    assert_eq!(run(&node, &echo.frame()), Verdict::Drop(Reason::Denied));
+}
+
+#[test]
+fn what_is_for_no_vip_of_an_address_of_this_host_goes_up_the_stack() {
+    let mut node = Node::new();
+    let (client, here) = (address("198.51.100.7:1000"), address("203.0.113.10:53"));
+    let later = Written::udp(client, here, &[7; 900]).fragments(512)[1].clone();
+    let quoted = Written::tcp(here, client, ACK, b"");
+    let error = Written::icmp_error(client.ip(), here.ip(), [3, 4], 1400, &quoted).frame();
+    let echo = Written::echo(client.ip(), here.ip(), b"").frame();
+    let run = |node: &Node, frame: &[u8]| forward(&mut HostFrame::new(frame, 1), &node.tables);
+    assert_eq!(run(&node, &later), Verdict::Drop(Reason::FragmentUnknown));
+    assert_eq!(run(&node, &error), Verdict::Drop(Reason::IcmpUnknown));
+    assert_eq!(run(&node, &echo), Verdict::Transmit);
+    for vip in [TCP_VIP, UDP_VIP] {
+        node.vip(vip).flags |= VipRow::OWN;
+    }
+    for frame in [later, error, echo] {
+        assert_eq!(run(&node, &frame), Verdict::Pass);
+    }
+    node.tcp(1000, SYN);
+}
+
+#[test]
+fn errors_of_routers_pass_where_only_some_clients_are_allowed() {
+    let mut node = Node::new();
+    node.tables.world.add_network(address("198.51.100.7:0").ip(), 32, Guard::Allow);
+    node.tables.world.settings.flags |= Settings::ALLOW_ONLY;
+    let backend = node.tcp(1000, ACK);
+    let quoted = Written::tcp(address("203.0.113.10:443"), address("198.51.100.7:1000"), ACK, b"");
+    let router = address("192.0.2.99:0").ip();
+    let error = Written::icmp_error(router, address("203.0.113.10:0").ip(), [3, 4], 1400, &quoted);
+    assert_eq!(slot(node.verdict(&error)), backend);
+    node.tables.world.add_network(router, 32, Guard::Deny);
+    assert_eq!(node.verdict(&error), Verdict::Drop(Reason::Denied));
+}
+
+#[test]
+fn ipv4_address_in_an_ipv6_packet_is_nobody_s() {
+    let mut node = Node::new();
+    let mut packet = Written::tcp(address("[2001:db8::1]:1000"), address("[2001:db8::2]:443"), SYN, b"");
+    let mapped = address("[::ffff:203.0.113.10]:443").ip();
+    packet.target = mapped;
+    assert_eq!(node.verdict(&packet), Verdict::Drop(Reason::BadIpHeader));
+    let reverse = Written::tcp(address("[::ffff:198.51.100.7]:1000"), address("[2001:db8::2]:443"), SYN, b"");
+    assert_eq!(node.verdict(&reverse), Verdict::Pass, "for no VIP");
+}
+
+#[test]
+fn errors_are_sent_as_fast_as_the_bucket_of_a_cpu_fills() {
+    let mut node = Node::new();
+    let mut old = segment(1000, ACK);
+    old.ttl = 1;
+    let rate = crate::limits::ICMP_ERRORS_PER_SECOND;
+    for (verdict, packets) in [(Verdict::Transmit, rate), (Verdict::Drop(Reason::TimeExceeded), 10)] {
+        for number in 0..packets {
+            assert_eq!(node.verdict(&old), verdict, "{number}");
+        }
+    }
+    node.wait(10);
+    assert_eq!(node.verdict(&old), Verdict::Transmit);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::packet::parse::Packet;
 use crate::tables::Tables;
-use crate::vip::{Settings, Spans, VipIndex, VipKey};
+use crate::vip::{Forward, Settings, Spans, VipIndex, VipKey, VipRow};
 
 /// The VIP of the packet's destination: exact port, then every port, then prefixes and ranges.
 #[inline(always)]
@@ -34,6 +34,20 @@ pub fn of_address<T: Tables>(tables: &T, address: &[u8; 16]) -> Option<VipIndex>
     }
     let first = &tables.spans(address)?.spans[0];
     (first.protocol != 0).then_some(first.vip as u32)
+}
+
+/// As [`of_address`], where the address is nobody else's: no VIP of it goes up the stack, and it is none of this host's.
+#[inline(always)]
+pub fn alone_at<T: Tables>(tables: &T, address: &[u8; 16]) -> Option<VipIndex> {
+    let vip = of_address(tables, address)?;
+    let row = tables.vip_row(vip)?;
+    (!is_local(row) && row.flags & VipRow::OWN == 0).then_some(vip)
+}
+
+/// Whether the packets of the VIP go up the stack.
+#[inline(always)]
+pub fn is_local(row: &VipRow) -> bool {
+    matches!(Forward::from_raw(row.forward), Forward::Local)
 }
 
 #[inline(always)]

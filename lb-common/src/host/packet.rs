@@ -98,11 +98,11 @@ impl Packet {
         }
     }
 
-    /// A TCP segment.
+    /// A TCP segment. All of them acknowledge what all of them begin with, so that some can be a handshake.
     pub fn tcp(source: SocketAddr, target: SocketAddr, flags: u8, payload: &[u8]) -> Self {
         let ports = [source.port(), target.port()];
         let (options, payload) = (vec![], payload.to_vec());
-        let body = Body::Tcp { ports, numbers: [0x0102_0304, 0x0506_0708], flags, options, payload };
+        let body = Body::Tcp { ports, numbers: [0x0102_0304, 0x0102_0305], flags, options, payload };
         Self::new(source.ip(), target.ip(), body)
     }
 

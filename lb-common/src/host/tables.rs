@@ -9,8 +9,8 @@ use std::vec::Vec;
 use crate::backend::BackendRow;
 use crate::counter::Traffic;
 use crate::flow::{
-    Flow, FlowKey, FragmentKey, FragmentPorts, HandOver, Kept, NatFlow, QuicServerKey, Source, SourceKey,
-    SynWindow,
+    FlagChange, Flow, FlowKey, FragmentKey, FragmentPorts, HandOver, Kept, NatFlow, QuicServerKey, Source,
+    SourceKey, SynWindow,
 };
 use crate::hop::HopRow;
 use crate::host::memory::Memory;
@@ -26,6 +26,10 @@ use crate::vip::{Settings, Spans, VipIndex, VipKey, VipRow};
 
 /// A cookie is valid in the minute in which it was made and the next.
 const COOKIE_PERIOD_NS: u64 = 60_000_000_000;
+
+/// A cookie is the sum of a secret, the client's sequence number and a note of two bits, which in ours is zero. The kernel takes one with another
+/// note as well, and so a sequence number that is a little too low (`check_tcp_syn_cookie`).
+const COOKIE_NOTES: u32 = 4;
 
 /// What is configured, and what packets have left behind.
 #[derive(Debug)]
@@ -49,6 +53,7 @@ pub struct HostTables {
     marks: RefCell<Vec<u64>>,
     syn_windows: Vec<Cell<SynWindow>>,
     told_cookies: Option<RefCell<ToldCookies>>,
+    answers: Cell<Source>,
     hand_over: Cell<HandOver>,
     vip_counts: Vec<Cell<Traffic>>,
     backend_counts: Vec<Cell<Traffic>>,
@@ -59,7 +64,8 @@ pub struct HostTables {
 #[derive(Debug, Default)]
 struct ToldCookies {
     next: Option<u32>,
-    given: HashSet<(FlowKey, u32, u8, u32)>,
+    /// Whom for, which class, and the cookie without the sequence number.
+    given: HashSet<(FlowKey, u8, u32)>,
 }
 
 impl HostTables {
@@ -75,6 +81,7 @@ impl HostTables {
             sources: Memory::evicting(SOURCES_MAX),
             affinity: Memory::evicting(SOURCES_MAX),
             marks: RefCell::new(vec![0; MARKS_MAX as usize]),
+            answers: Cell::default(),
             hand_over: Cell::default(),
             told_cookies: None,
             syn_windows: vec![Cell::default(); VIPS_MAX as usize],
@@ -196,7 +203,8 @@ impl Tables for HostTables {
         self.half_open.add(key, *flow)
     }
 
-    fn touch_nat(&self, key: &FlowKey, flow: &NatFlow, flags: u16) {
+    fn touch_nat(&self, key: &FlowKey, flow: &NatFlow, flags: FlagChange) {
+        let flags = flags.of(flow.flags);
         if flow.flags == flags && self.now_ns.saturating_sub(flow.seen_at_ns) < TOUCH_NS {
             return;
         }
@@ -204,6 +212,14 @@ impl Tables for HostTables {
         let table = if self.nat.get(key).is_some() { &self.nat } else { &self.half_open };
         if table.get(key).is_some() {
             table.set(key, touched);
+        }
+    }
+
+    fn note_answer(&self, key: &FlowKey, sequence: u32) {
+        if let Some(flow) = self.half_open.get(key) {
+            let flags = flow.flags | NatFlow::ANSWERED;
+            let noted = NatFlow { sequence_delta: sequence, flags, seen_at_ns: self.now_ns, ..*flow };
+            self.half_open.set(key, noted);
         }
     }
 
@@ -255,6 +271,14 @@ impl Tables for HostTables {
         }
     }
 
+    fn answers(&self) -> Source {
+        self.answers.get()
+    }
+
+    fn set_answers(&self, answers: &Source) {
+        self.answers.set(*answers);
+    }
+
     fn hand_over(&self, note: HandOver) {
         self.hand_over.set(note);
     }
@@ -275,20 +299,22 @@ impl Tables for HostTables {
 
     fn cookie(&self, key: &FlowKey, sequence: u32, class: u8) -> Option<u32> {
         let Some(told) = &self.told_cookies else {
-            return Some(cookie(key, sequence, class, self.now_ns / COOKIE_PERIOD_NS));
+            return Some(secret(key, class, self.now_ns / COOKIE_PERIOD_NS).wrapping_add(sequence));
         };
         let mut told = told.borrow_mut();
         let next = told.next.take()?;
-        told.given.insert((*key, sequence, class, next));
+        told.given.insert((*key, class, next.wrapping_sub(sequence)));
         Some(next)
     }
 
     fn cookie_holds(&self, key: &FlowKey, sequence: u32, class: u8, given: u32) -> bool {
+        let mut without = (0..COOKIE_NOTES).map(|note| given.wrapping_sub(sequence).wrapping_sub(note));
         if let Some(told) = &self.told_cookies {
-            return told.borrow().given.contains(&(*key, sequence, class, given));
+            return without.any(|rest| told.borrow().given.contains(&(*key, class, rest)));
         }
         let period = self.now_ns / COOKIE_PERIOD_NS;
-        [period, period.saturating_sub(1)].iter().any(|period| cookie(key, sequence, class, *period) == given)
+        let secrets = [period, period.saturating_sub(1)].map(|period| secret(key, class, period));
+        without.any(|rest| secrets.contains(&rest))
     }
 
     fn count(&self, vip: u32, slot: Option<u32>, bytes: u64, is_new_flow: bool) {
@@ -313,10 +339,10 @@ impl Tables for HostTables {
     }
 }
 
-/// A number that depends on all arguments. Not secret, unlike the kernel's.
-fn cookie(key: &FlowKey, sequence: u32, class: u8, period: u64) -> u32 {
+/// A number that depends on all arguments. Anybody can compute it, unlike the kernel's.
+fn secret(key: &FlowKey, class: u8, period: u64) -> u32 {
     let mut hasher = std::hash::DefaultHasher::new();
-    (key, sequence, class, period).hash(&mut hasher);
+    (key, class, period).hash(&mut hasher);
     hasher.finish() as u32
 }
 
@@ -357,6 +383,11 @@ mod tests {
         let key = FlowKey::default();
         let made = tables.cookie(&key, 1, 2).expect("the host makes them itself");
         assert!(tables.cookie_holds(&key, 1, 2, made) && !tables.cookie_holds(&key, 1, 3, made));
+        assert!(
+            tables.cookie_holds(&key, u32::MAX - 1, 2, made)
+                && !tables.cookie_holds(&key, u32::MAX - 2, 2, made)
+        );
+        assert!(!tables.cookie_holds(&key, 2, 2, made));
         tables.tell_cookie(Some(77));
         assert_eq!((tables.cookie(&key, 1, 2), tables.cookie(&key, 1, 2)), (Some(77), None));
         assert!(tables.cookie_holds(&key, 1, 2, 77) && !tables.cookie_holds(&key, 1, 2, made));
@@ -366,14 +397,14 @@ mod tests {
     fn entry_is_touched_where_it_is_and_ten_times_a_second() {
         let mut tables = HostTables::new(World::default());
         let (key, flow) = (FlowKey::default(), NatFlow::default());
-        tables.touch_nat(&key, &flow, NatFlow::RESET);
+        tables.touch_nat(&key, &flow, FlagChange::set(NatFlow::RESET));
         assert!(tables.nat.is_empty() && tables.half_open.is_empty(), "what is not there is not made");
         assert!(tables.add_nat_half_open(&key, &flow));
         tables.now_ns = TOUCH_NS - 1;
-        tables.touch_nat(&key, &flow, 0);
+        tables.touch_nat(&key, &flow, FlagChange::NONE);
         assert_eq!(tables.nat_half_open(&key).map(|flow| flow.seen_at_ns), Some(0));
         tables.now_ns = TOUCH_NS;
-        tables.touch_nat(&key, &flow, NatFlow::ANSWERED);
+        tables.touch_nat(&key, &flow, FlagChange::set(NatFlow::ANSWERED));
         let touched = tables.nat_half_open(&key).map(|flow| (flow.seen_at_ns, flow.flags));
         assert_eq!(touched, Some((TOUCH_NS, NatFlow::ANSWERED)));
     }

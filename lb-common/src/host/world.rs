@@ -144,6 +144,7 @@ impl World {
             protocol,
             idle_ms: 60_000,
             identity: vip + 1,
+            mtu: 1500,
             ..Default::default()
         });
         vip

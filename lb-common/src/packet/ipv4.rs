@@ -90,8 +90,13 @@ pub fn unmapped(address: &[u8; 16]) -> u32 {
 /// Whether the address is IPv4-mapped.
 #[inline(always)]
 pub fn is_mapped(address: &[u8; 16]) -> bool {
-    let [first, last] = halves(address);
-    first == 0 && last & 0xffff_ffff == MAPPED
+    are_mapped_halves(halves(address))
+}
+
+/// Whether the two halves are those of a mapped address.
+#[inline(always)]
+pub const fn are_mapped_halves([first, last]: [u64; 2]) -> bool {
+    first | (last ^ MAPPED) << 32 == 0
 }
 
 /// What stands before the IPv4 address in the second half.

@@ -229,7 +229,9 @@ fn ipv4<F: Frame>(frame: &F, at: usize) -> Result<Network, Unparsed> {
 #[inline(always)]
 fn ipv6<F: Frame>(frame: &F, at: usize) -> Result<Network, Unparsed> {
     let header: ipv6::Header = frame.read(at).ok_or(Unparsed::Fault(Reason::Truncated))?;
-    if header.version() != 6 {
+    // Tables hold IPv4 addresses in this form, and no packet carries it (RFC 6890, section 2.2.3). One number for both, so that here is one branch.
+    let is_mapped = ipv4::are_mapped_halves(header.source) | ipv4::are_mapped_halves(header.target);
+    if header.version() != 6 || frame.settle(is_mapped as usize, 1) != 0 {
         return Err(Unparsed::Fault(Reason::BadIpHeader));
     }
     let (mut protocol, mut transport_at) = behind_extensions(frame, header.next, at + ipv6::HEADER_BYTES)?;

@@ -2,6 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::Frame;
+
 /// A header without its options.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -49,6 +51,12 @@ pub const RST: u8 = 4;
 pub const ACK: u8 = 16;
 /// The six flags of RFC 793; the two above are ECN's.
 pub const FLAGS: u8 = 63;
+
+/// The four bytes at `field` of a TCP header.
+#[inline(always)]
+pub fn number<F: Frame>(frame: &F, transport_at: usize, field: usize) -> Option<u32> {
+    Some(u32::from_be_bytes(frame.read(transport_at + field)?))
+}
 
 impl Header {
     /// Bytes of the header with its options, 0–60.

@@ -236,17 +236,21 @@ fn error_header<F: Frame>(
 pub fn link_to_client<F: Frame>(frame: &mut F, packet: &Packet, flow: &NatFlow) -> Option<()> {
     let words = flow.words();
     let kind = if frame.is_set(packet.is_ipv6) { ethernet::IPV6 } else { ethernet::IPV4 };
-    let is_tagged = words.vlan != 0;
-    let link_bytes = ethernet::HEADER_BYTES + if is_tagged { ethernet::TAG_BYTES } else { 0 };
+    let tags = (ethernet::is_there(words.tag) + ethernet::is_there(words.inner_tag)) as usize;
+    let link_bytes = ethernet::HEADER_BYTES + tags * ethernet::TAG_BYTES;
     if packet.network_at != link_bytes {
         frame.grow_front(link_bytes as i32 - packet.network_at as i32)?;
     }
-    let tag = if is_tagged { ethernet::VLAN } else { kind };
-    frame.write(0, Untagged(words.link, words.link_rest, tag))?;
-    if !is_tagged {
-        return Some(());
+    let (first, vlan) = ethernet::tag_words(words.tag, kind);
+    let (second, inner_vlan) = ethernet::tag_words(words.inner_tag, kind);
+    frame.write(0, Untagged(words.link, words.link_rest, first))?;
+    if words.tag != 0 {
+        frame.write(ethernet::HEADER_BYTES, [vlan, second])?;
     }
-    frame.write(ethernet::HEADER_BYTES, words.vlan as u32 | (kind as u32) << 16)
+    if words.inner_tag != 0 {
+        frame.write(ethernet::HEADER_BYTES + ethernet::TAG_BYTES, [inner_vlan, kind])?;
+    }
+    Some(())
 }
 
 /// A link header without a tag, in words.

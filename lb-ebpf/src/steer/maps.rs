@@ -39,7 +39,7 @@ pub static VIPS: HashMap<VipKey, VipIndex> = HashMap::with_max_entries(4 * VIPS_
 
 /// VIPs by prefix.
 #[map]
-pub static VIP_PREFIXES: LpmTrie<PrefixKey, Spans> = LpmTrie::with_max_entries(VIPS_MAX, 0);
+pub static VIP_PREFIXES: LpmTrie<PrefixKey, Spans> = LpmTrie::with_max_entries(2 * VIPS_MAX, 0);
 
 /// What is configured for each VIP.
 #[map]
@@ -47,7 +47,7 @@ pub static VIP_ROWS: Array<VipRow> = Array::with_max_entries(VIPS_MAX, BPF_F_MMA
 
 /// Who is denied and allowed.
 #[map]
-pub static NETWORKS: LpmTrie<PrefixKey, u32> = LpmTrie::with_max_entries(GUARDED_NETWORKS_MAX, 0);
+pub static NETWORKS: LpmTrie<PrefixKey, u32> = LpmTrie::with_max_entries(2 * GUARDED_NETWORKS_MAX, 0);
 
 /// A lookup table for each upstream: element 0 is its head, the others are lines of rows. Their sizes differ.
 #[btf_map]
@@ -86,7 +86,7 @@ pub static HOPS: Array<HopRow> = Array::with_max_entries(BACKENDS_MAX, BPF_F_MMA
 
 /// Backends by what QUIC connection ids say.
 #[map]
-pub static QUIC_SERVERS: HashMap<QuicServerKey, u32> = HashMap::with_max_entries(QUIC_SERVERS_MAX, 0);
+pub static QUIC_SERVERS: HashMap<QuicServerKey, u32> = HashMap::with_max_entries(2 * QUIC_SERVERS_MAX, 0);
 
 /// Known flows of VIPs whose backends answer directly. Each CPU evicts what it put in itself.
 #[map]
@@ -96,7 +96,7 @@ pub static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(FLOWS
 #[map]
 pub static NAT: HashMap<FlowKey, NatFlow> = HashMap::with_max_entries(NAT_ENTRIES_MAX, 0);
 
-/// Translated flows whose handshake is not finished.
+/// Translated flows that both sides have not yet agreed on.
 #[map]
 pub static NAT_HALF_OPEN: LruHashMap<FlowKey, NatFlow> =
     LruHashMap::with_max_entries(NAT_HALF_OPEN_MAX, BPF_F_NO_COMMON_LRU);
@@ -124,6 +124,10 @@ pub static SYN_WINDOWS: Array<SynWindow> = Array::with_max_entries(VIPS_MAX, 0);
 /// Interfaces that packets may leave by, by their index.
 #[map]
 pub static PORTS: DevMapHash = DevMapHash::with_max_entries(INTERFACES_MAX, 0);
+
+/// How many ICMP errors each CPU may send now.
+#[map]
+pub static ANSWERS: PerCpuArray<Source> = PerCpuArray::with_max_entries(1, 0);
 
 /// The programs that follow the first.
 #[map]

@@ -9,8 +9,8 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use lb_common::backend::BackendRow;
 use lb_common::counter::Traffic;
 use lb_common::flow::{
-    Flow, FlowKey, FragmentKey, FragmentPorts, HandOver, Kept, NatFlow, QuicServerKey, Source, SourceKey,
-    SynWindow,
+    FlagChange, Flow, FlowKey, FragmentKey, FragmentPorts, HandOver, Kept, NatFlow, QuicServerKey, Source,
+    SourceKey, SynWindow,
 };
 use lb_common::hop::HopRow;
 use lb_common::limits::TOUCH_NS;
@@ -142,9 +142,9 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn touch_nat(&self, key: &FlowKey, flow: &NatFlow, flags: u16) {
+    fn touch_nat(&self, key: &FlowKey, flow: &NatFlow, flags: FlagChange) {
         let now_ns = self.now_ns();
-        if flow.flags | flags == flow.flags && now_ns.wrapping_sub(flow.seen_at_ns) < TOUCH_NS {
+        if flags.of(flow.flags) == flow.flags && now_ns.wrapping_sub(flow.seen_at_ns) < TOUCH_NS {
             return;
         }
         let established = maps::NAT.get_ptr_mut(key);
@@ -152,7 +152,18 @@ impl Tables for KernelTables {
         // SAFETY: as in `touch_flow`.
         unsafe { core::ptr::write_volatile(&raw mut (*flow).seen_at_ns, now_ns) };
         // SAFETY: as above.
-        unsafe { (*flow).flags |= flags };
+        unsafe { (*flow).flags = flags.of((*flow).flags) };
+    }
+
+    #[inline(always)]
+    fn note_answer(&self, key: &FlowKey, sequence: u32) {
+        let Some(flow) = maps::NAT_HALF_OPEN.get_ptr_mut(key) else { return };
+        // SAFETY: as in `touch_flow`.
+        unsafe { (*flow).sequence_delta = sequence };
+        // SAFETY: as above.
+        unsafe { core::ptr::write_volatile(&raw mut (*flow).seen_at_ns, self.now_ns()) };
+        // SAFETY: as above.
+        unsafe { (*flow).flags |= NatFlow::ANSWERED };
     }
 
     #[inline(always)]
@@ -234,6 +245,19 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn cookie_holds(&self, key: &FlowKey, sequence: u32, class: u8, value: u32) -> bool {
         cookie::holds(key, sequence, class, value)
+    }
+
+    #[inline(always)]
+    fn answers(&self) -> Source {
+        maps::ANSWERS.get(0).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn set_answers(&self, answers: &Source) {
+        if let Some(place) = maps::ANSWERS.get_ptr_mut(0) {
+            // SAFETY: this CPU's own entry, valid while the program runs.
+            unsafe { *place = *answers };
+        }
     }
 
     #[inline(always)]

@@ -69,6 +69,11 @@ pub const LOG_KEEP: u32 = 10;
 pub const LOOKUP_ROWS: u32 = 65_537;
 /// `[kernel] flows`.
 pub const FLOWS: u32 = lb_common::limits::FLOWS_MAX;
+/// `[kernel] nat_flows`.
+pub const NAT_FLOWS: u32 = lb_common::limits::NAT_ENTRIES_MAX / 2;
+/// `syn_rate` of a VIP with NAT: as many handshakes as have room for two seconds, which is when a SYN or its answer that was lost has been sent again
+/// (RFC 6298, section 2).
+pub const SYN_RATE: u32 = lb_common::limits::NAT_HALF_OPEN_MAX / 2 / 2;
 /// `ports` of a VIP with NAT: below those that Linux gives to connections of the host (32768–60999), so that no answer to a
 /// probe is taken for one to a client.
 pub const NAT_PORTS: &str = "10240-32767";

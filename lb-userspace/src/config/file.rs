@@ -86,6 +86,8 @@ section! {
         may lookup_rows: LookupRows = defaults::LOOKUP_ROWS,
         /// Flows that l2dsr, ipip and gue remember; the least recently used goes first.
         may flows: Whole<1024, 16_777_216> = defaults::FLOWS,
+        /// Flows that nat translates; what exceeds them is refused.
+        may nat_flows: Whole<1024, 8_388_608> = defaults::NAT_FLOWS,
         /// Whether VIPs are answered on when lbctl is told to end.
         may vips_outlive: bool = false,
         /// Bytes between worker and local backends skip TCP.
@@ -232,8 +234,8 @@ section! {
         may quic: Quic,
         /// How many flows one source may open.
         may new_flows: NewFlows,
-        /// tcp: SYNs per second beyond which handshakes are done with cookies; never by default.
-        may syn_rate: Whole<1, 1_000_000_000>,
+        /// nat, tcp: SYNs per second beyond which handshakes are done with cookies; 0 for never.
+        may syn_rate: Whole<0, 1_000_000_000> = defaults::SYN_RATE,
     }
 }
 

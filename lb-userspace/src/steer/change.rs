@@ -17,8 +17,8 @@ use super::contents::{Contents, Prefix, Table};
 pub enum Change {
     /// `HOPS`.
     SetHop { slot: u32, row: Box<HopRow> },
-    /// `PORTS`: packets may leave by the interface.
-    AddPort { interface: u32 },
+    /// `PORTS`: packets that are sent to the interface leave by `through`.
+    SetPort { interface: u32, through: u32 },
     /// `LOOKUP_TABLES`: a new inner map takes the place of the old one.
     SetTable { index: u32, table: Table },
     /// Nothing is written: the table holds these rows already, and now it is known whom they stand for.
@@ -56,7 +56,8 @@ pub enum Change {
 /// What is to be written so that `applied` becomes `desired`.
 pub fn changes(applied: &Contents, desired: &Contents) -> Vec<Change> {
     let mut changes = Vec::new();
-    changes.extend(desired.ports.difference(&applied.ports).map(|port| Change::AddPort { interface: *port }));
+    let port = |interface: &u32, through: &u32| Change::SetPort { interface: *interface, through: *through };
+    set(&applied.ports, &desired.ports, port, &mut changes);
     let hop = |slot: &u32, row: &HopRow| Change::SetHop { slot: *slot, row: Box::new(*row) };
     set(&applied.hops, &desired.hops, hop, &mut changes);
     let table = |index: &u32, table: &Table| match applied.tables.get(index) {
@@ -99,8 +100,7 @@ pub fn changes(applied: &Contents, desired: &Contents) -> Vec<Change> {
     remove(&applied.quic_servers, &desired.quic_servers, server, &mut changes);
     remove(&applied.tables, &desired.tables, |index| Change::RemoveTable { index: *index }, &mut changes);
     remove(&applied.hops, &desired.hops, |slot| Change::RemoveHop { slot: *slot }, &mut changes);
-    changes
-        .extend(applied.ports.difference(&desired.ports).map(|port| Change::RemovePort { interface: *port }));
+    remove(&applied.ports, &desired.ports, |port| Change::RemovePort { interface: *port }, &mut changes);
     changes
 }
 
@@ -144,7 +144,7 @@ impl Contents {
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::SetHop { slot, row } => drop(self.hops.insert(slot, *row)),
-            Change::AddPort { interface } => drop(self.ports.insert(interface)),
+            Change::SetPort { interface, through } => drop(self.ports.insert(interface, through)),
             Change::SetTable { index, table } | Change::KnowTable { index, table } => {
                 drop(self.tables.insert(index, table))
             }

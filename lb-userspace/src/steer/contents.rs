@@ -1,6 +1,6 @@
 //! What the maps of the XDP program hold, or are to hold.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -29,8 +29,8 @@ pub struct Contents {
     pub quic_servers: BTreeMap<(u32, [u8; 8]), u32>,
     /// `NETWORKS`. Shared, because there may be a million of them.
     pub networks: Arc<Networks>,
-    /// `PORTS`: interfaces that packets may leave by.
-    pub ports: BTreeSet<u32>,
+    /// `PORTS`: interfaces that packets may be sent to, and by which one they leave then.
+    pub ports: BTreeMap<u32, u32>,
 }
 
 /// The deny and allow lists.

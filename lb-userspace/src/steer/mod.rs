@@ -9,3 +9,4 @@ pub mod flow_lookup;
 pub mod identity;
 pub mod maglev;
 pub mod plan;
+pub mod room;

@@ -39,11 +39,26 @@ pub struct Inputs<'a> {
     /// The ways that are known.
     pub hops: &'a BTreeMap<IpAddr, NextHop>,
     /// The interfaces that carry our program, by name.
-    pub interfaces: &'a BTreeMap<String, u32>,
+    pub interfaces: &'a BTreeMap<String, Port>,
+    /// Addresses of this host.
+    pub own: &'a BTreeSet<IpAddr>,
+    /// [`Plan::tables`] of the plan before, where there was one since the master began.
+    pub tables: &'a BTreeMap<String, u32>,
     /// What is captured.
     pub capture: Option<&'a Capture>,
     /// Nanoseconds of `CLOCK_MONOTONIC`.
     pub now_ns: u64,
+}
+
+/// An interface that carries our program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Its number.
+    pub index: u32,
+    /// The largest IP packet that it takes.
+    pub mtu: u32,
+    /// The numbers of those that it is made of, as a bond is: frames come from them, and leave by it.
+    pub members: Vec<u32>,
 }
 
 /// A backend with what its row in `BACKENDS` says.
@@ -90,24 +105,28 @@ pub struct Plan {
 pub fn plan(inputs: &Inputs<'_>, applied: &Contents) -> Plan {
     let vips = &inputs.model.steering.vips;
     let rows = vip::indices(vips, applied);
-    let tables = vip::table_indices(vips, applied);
+    let tables = vip::table_indices(vips, inputs.tables, applied);
     let mut plan = Plan {
         vips: vips.iter().map(|vip| vip.name.clone()).zip(rows.iter().copied()).collect(),
         ..Plan::default()
     };
     let contents = &mut plan.contents;
     contents.networks = Arc::clone(inputs.networks);
-    vip::fill(vips, &rows, &tables, contents);
+    vip::fill(inputs, &rows, &tables, contents);
     for (upstream, index) in &tables {
         let backends = of_upstream(inputs, upstream);
         let (table, due_at_ns) = table::next(&backends, inputs, applied.tables.get(index));
         contents.tables.insert(*index, table);
         plan.due_at_ns = [plan.due_at_ns, due_at_ns].into_iter().flatten().min();
     }
-    hop::fill(inputs, contents);
+    hop::fill(inputs, applied, contents);
     fill_quic_servers(inputs, &tables, contents);
     let ways = contents.hops.values().map(|hop| hop.interface).filter(|interface| *interface != 0);
-    contents.ports = inputs.interfaces.values().copied().chain(ways).collect();
+    let ports = inputs.interfaces.values().flat_map(|port| {
+        let members = port.members.iter().map(|member| (*member, port.index));
+        members.chain([(port.index, port.index)])
+    });
+    contents.ports = ports.chain(ways.map(|interface| (interface, interface))).collect();
     contents.settings = settings(inputs, &plan.vips, contents);
     plan.tables = tables;
     plan

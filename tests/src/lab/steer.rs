@@ -72,6 +72,8 @@ pub struct Steering {
     pub kernel: String,
     /// Further keys of each VIP.
     pub vip: String,
+    /// Further keys of those of TCP.
+    pub tcp_vip: String,
     /// Further tables.
     pub extra: String,
 }
@@ -84,6 +86,7 @@ impl Steering {
             backends: (0..lab.backends.len()).map(|number| (number, 1)).collect(),
             kernel: String::new(),
             vip: String::new(),
+            tcp_vip: String::new(),
             extra: String::new(),
         }
     }
@@ -97,11 +100,12 @@ impl Steering {
                 let _ = write!(
                     text,
                     "[[vip]]\nname = \"{upstream}-{protocol}\"\naddress = \"{}\"\nprotocol = \"{protocol}\"\ninterface = \"{}\"\n\
-                     upstream = \"{upstream}\"\n{}\n{}\n",
+                     upstream = \"{upstream}\"\n{}\n{}\n{}\n",
                     std::net::SocketAddr::from((family.vip(), VIP_PORT)),
                     lab.front(),
                     self.mode.keys(),
                     self.vip,
+                    if protocol == "tcp" { &self.tcp_vip } else { "" },
                 );
             }
             let backends = self.backends.iter().map(|(number, weight)| {

@@ -23,6 +23,8 @@ const RUN: u32 = 20_000;
 pub struct FloodPlan {
     /// How lbctl forwards.
     pub mode: Mode,
+    /// To how many backends.
+    pub backends: usize,
     /// What the flood is made of.
     pub kind: Kind,
     /// How many frames.
@@ -31,6 +33,8 @@ pub struct FloodPlan {
     pub kernel: &'static str,
     /// Further keys of the VIPs.
     pub vip: &'static str,
+    /// Further keys of those of TCP.
+    pub tcp_vip: &'static str,
     /// Connections that last, and new ones.
     pub load: LoadPlan,
 }
@@ -83,9 +87,10 @@ impl FloodFigures {
 /// # Errors
 /// When the laboratory cannot be built.
 pub fn run(plan: FloodPlan) -> anyhow::Result<FloodFigures> {
-    let (lab, mut steering) = prepare(plan.mode, 3)?;
+    let (lab, mut steering) = prepare(plan.mode, plan.backends)?;
     steering.kernel = plan.kernel.to_owned();
     steering.vip = plan.vip.to_owned();
+    steering.tcp_vip = plan.tcp_vip.to_owned();
     let _servers = lab.serve(&[plan.mode.backend_port()])?;
     let lb = steering.start(&lab);
     let load = VipLoad::start(&lab, plan.load);
@@ -179,22 +184,36 @@ fn is_counted(lb: &Lb, reason: &str) -> bool {
 pub fn pressure(flows: u32, rounds: u32) -> FloodPlan {
     FloodPlan {
         mode: Mode::IpIp,
+        backends: 3,
         kind: Kind::Datagrams { flows: flows * 10 },
         frames: flows * 10 * rounds,
         kernel: "flows = 4096",
         vip: "",
+        tcp_vip: "",
         load: LoadPlan { lasting: 200, every: Duration::from_millis(100), newcomers: 2 },
     }
 }
 
-/// SYNs from random addresses.
+/// SYNs from random addresses, with what is configured when nothing is said: of NAT cookies, once there are many.
 pub fn syns(mode: Mode, frames: u32) -> FloodPlan {
     FloodPlan {
         mode,
+        backends: 3,
         kind: Kind::Syns,
         frames,
         kernel: "",
         vip: "",
+        tcp_vip: "",
         load: LoadPlan { lasting: 200, every: Duration::from_millis(100), newcomers: 2 },
     }
+}
+
+/// SYNs from random addresses to a VIP with NAT that answers none with a cookie.
+pub fn syns_without_cookies(frames: u32) -> FloodPlan {
+    FloodPlan { tcp_vip: "syn_rate = 0", ..syns(Mode::Nat, frames) }
+}
+
+/// SYNs from random addresses, so many that each takes a port which the one backend could be reached from.
+pub fn syns_for_all_ports(frames: u32) -> FloodPlan {
+    FloodPlan { backends: 1, vip: "ports = \"20000-28191\"", ..syns_without_cookies(frames) }
 }

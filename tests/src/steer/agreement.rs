@@ -29,6 +29,10 @@ pub struct Figures {
     pub by_action: [u64; 4],
     /// Frames dropped and answered, by reason.
     pub by_reason: std::collections::BTreeMap<&'static str, u64>,
+    /// Translated flows that were established when their node was left.
+    pub established: u64,
+    /// Flows of other modes that were known then.
+    pub known: u64,
     /// How long it took.
     pub elapsed: Duration,
 }
@@ -274,6 +278,8 @@ impl Figures {
 
     fn add_node(&mut self, tables: &HostTables) {
         self.nodes += 1;
+        self.established += tables.nat.len() as u64 / 2;
+        self.known += tables.flows.len() as u64;
         for reason in Reason::ALL {
             *self.by_reason.entry(reason.name()).or_default() += tables.reason_count(reason);
         }
@@ -293,5 +299,6 @@ impl Figures {
         println!("  dropped {dropped}, passed {passed}, transmitted {transmitted}, redirected {redirected}");
         let reasons: Vec<_> = self.by_reason.iter().map(|(name, count)| format!("{name} {count}")).collect();
         println!("  {}", reasons.join(", "));
+        println!("  flows left: {} established by NAT, {} known otherwise", self.established, self.known);
     }
 }

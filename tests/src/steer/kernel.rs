@@ -17,7 +17,9 @@ use aya::{Ebpf, EbpfLoader};
 use lb_common::backend::BackendRow;
 use lb_common::capture::Captured;
 use lb_common::counter::Traffic;
-use lb_common::flow::{Flow, FlowKey, FragmentKey, Kept, NatFlow, QuicServerKey, SourceKey, SynWindow};
+use lb_common::flow::{
+    Flow, FlowKey, FragmentKey, Kept, NatFlow, QuicServerKey, Source, SourceKey, SynWindow,
+};
 use lb_common::forward::{ENTRY_PROGRAM, Stage};
 use lb_common::hop::HopRow;
 use lb_common::host::{FRAME_BYTES_MAX, World};
@@ -281,13 +283,16 @@ impl Kernel {
         self.clear::<FlowKey, NatFlow>("NAT")?;
         self.clear::<FlowKey, NatFlow>("NAT_HALF_OPEN")?;
         self.clear::<FragmentKey, lb_common::flow::FragmentPorts>("FRAGMENTS")?;
-        self.clear::<SourceKey, lb_common::flow::Source>("SOURCES")?;
+        self.clear::<SourceKey, Source>("SOURCES")?;
         self.clear::<SourceKey, Kept>("AFFINITY")?;
         for row in 0..self.vip_rows as u32 {
             self.array::<SynWindow>("SYN_WINDOWS")?.set(row, Raw(SynWindow::default()), 0)?;
         }
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+        let mut answers = PerCpuArray::<_, Raw<Source>>::try_from(self.map("ANSWERS")?)?;
+        answers.set(0, PerCpuValues::try_from(vec![Raw(Source::default()); cpus])?, 0)?;
         let zero = |count| PerCpuValues::try_from(vec![Raw(Traffic::default()); count]);
-        let count = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+        let count = cpus;
         let (vips, backends) = (self.vip_rows as u32, self.backends as u32);
         for (name, rows) in [("VIP_COUNTS", vips), ("BACKEND_COUNTS", backends)] {
             let mut counts = PerCpuArray::<_, Raw<Traffic>>::try_from(self.map(name)?)?;

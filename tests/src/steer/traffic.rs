@@ -14,6 +14,8 @@ use lb_common::vip::{Forward, Guard, Settings, VipRow};
 const FAR_INTERFACE: u32 = 7;
 /// Shortest frame that a test run takes.
 const FRAME_BYTES_MIN: usize = 14;
+/// The sequence number that every segment of [`Packet::tcp`] has.
+const FIRST_OF_BACKENDS: u32 = 0x0102_0304;
 /// Flows that go on at one time.
 const CONVERSATIONS_MAX: usize = 48;
 const TCP: u8 = 6;
@@ -198,10 +200,10 @@ impl Traffic {
         let interface = [super::kernel::INGRESS, FAR_INTERFACE][self.random.usize(..2)];
         let interface = if self.random.u32(..20) == 0 { 0 } else { interface };
         let mut hop = kind.hop(interface, SocketAddr::new(address, port));
-        hop.mtu = [1500, 1500, 1280, 3000][self.random.usize(..4)];
+        hop.mtu = [1500, 1280, 1280, 3000][self.random.usize(..4)];
         hop.nat_source = address_bytes(backend_address(is_ipv4, 1));
         hop.nat_port_first = 20_000;
-        hop.nat_ports = [3, 200, 40_000][self.random.usize(..3)];
+        hop.nat_ports = [1, 200, 40_000][self.random.usize(..3)];
         if self.random.u32(..4) == 0 {
             let kind = [hop.link[12], hop.link[13]];
             hop.link[12..18].copy_from_slice(&[0x81, 0, 0, 9, kind[0], kind[1]]);
@@ -297,7 +299,12 @@ impl Traffic {
             if *flags == Packet::SYN {
                 *options = vec![2, 4, 5, 0xb4, 1, 3, 3, 7];
             }
-            *numbers = [self.random.u32(..), self.random.u32(..)];
+            // Of what a backend begins with, mostly; some of it is too far on.
+            let acknowledged = FIRST_OF_BACKENDS.wrapping_add(self.random.u32(1..70_000));
+            *numbers = [
+                self.random.u32(..),
+                if self.random.u32(..8) == 0 { self.random.u32(..) } else { acknowledged },
+            ];
         }
         if sent > 12 {
             self.conversations.swap_remove(index);
@@ -312,9 +319,10 @@ impl Traffic {
         };
         let mut packet = Packet::tcp(client, vip, Packet::ACK, b"");
         if let Body::Tcp { numbers, .. } = &mut packet.body {
-            // Far off: the kernel's cookies have the segment size in their lowest bits, so that the next few numbers are cookies, too.
-            let wrong = 1000 * u32::from(self.random.u32(..8) == 0);
-            *numbers = [acknowledged, sequence.wrapping_add(1 + wrong)];
+            let wrong = [0, 0, 0, 0, 0, 1, 4, 1000][self.random.usize(..8)];
+            // A probe of the window, where the acknowledgement itself was lost.
+            let is_probe = u32::from(self.random.u32(..8) == 0);
+            *numbers = [acknowledged.wrapping_sub(is_probe), sequence.wrapping_add(1 + wrong)];
         }
         self.adorn(packet)
     }

@@ -4,17 +4,13 @@
 //! the search before it, is the allocation. A TCP flow lies in `NAT_HALF_OPEN` until the client acknowledges what the backend answered, so that a flood of SYNs
 //! takes the place of unfinished handshakes only.
 
+use super::port::{Search, is_taken};
 use crate::checksum::{ONE_HOP, change, fold, words_8};
-use crate::flow::{FlowKey, KeyWords, NatFlow, NatWords};
-use crate::hash;
+use crate::flow::{FlagChange, FlowKey, NatFlow, NatWords};
 use crate::hop::HopRow;
-use crate::limits::NAT_PORT_TRIES_MAX;
 use crate::packet::{Frame, ethernet, tcp};
 use crate::tables::Tables;
 use crate::verdict::Reason;
-
-/// Ranges of fewer ports are searched one after the other, so that a small one is searched whole.
-const STRIDE_PORTS_MIN: u32 = 64 * NAT_PORT_TRIES_MAX;
 
 /// A flow that is to be translated from now on.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +37,14 @@ pub struct Opening<'a> {
     pub hash: u32,
 }
 
+impl Opening<'_> {
+    /// For its port.
+    #[inline(always)]
+    pub fn search(&self) -> Search {
+        Search::new(self.key, self.keeps_client, self.hop, self.hash)
+    }
+}
+
 /// How packets go back to a client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Side {
@@ -50,8 +54,10 @@ pub struct Side {
     pub link: u64,
     /// As in [`NatWords::link_rest`].
     pub link_rest: u32,
-    /// As in [`NatWords::vlan`].
-    pub vlan: u16,
+    /// As in [`NatWords::tag`].
+    pub tag: u16,
+    /// As in [`NatWords::inner_tag`]; never without an outer one.
+    pub inner_tag: u16,
 }
 
 impl Side {
@@ -61,14 +67,13 @@ impl Side {
         let first: u64 = frame.read(0)?;
         let second: u64 = frame.read(8)?;
         let (ours, peer) = (first & 0xffff_ffff_ffff, first >> 48 | (second & 0xffff_ffff) << 16);
-        let kind = (second >> 32) as u16;
-        let is_tagged = kind == ethernet::VLAN || kind == ethernet::SERVICE_VLAN;
-        let vlan = if is_tagged { (second >> 48) as u16 & VLAN_MASK } else { 0 };
+        let (tag, inner_tag) = tags(frame, (second >> 32) as u16, (second >> 48) as u16)?;
         Some(Self {
             interface: frame.ingress(),
             link: peer | ours << 48,
             link_rest: (ours >> 16) as u32,
-            vlan,
+            tag,
+            inner_tag,
         })
     }
 
@@ -76,12 +81,31 @@ impl Side {
     #[inline(always)]
     pub fn of_flow(flow: &NatFlow) -> Self {
         let words = flow.words();
-        Self { interface: words.interface, link: words.link, link_rest: words.link_rest, vlan: words.vlan }
+        Self {
+            interface: words.interface,
+            link: words.link,
+            link_rest: words.link_rest,
+            tag: words.tag,
+            inner_tag: words.inner_tag,
+        }
     }
 }
 
-/// The VLAN in a tag, whose other bits are priority.
-const VLAN_MASK: u16 = 0x0fff_u16.to_be();
+/// The outer and the inner tag of a frame; `kind` and `control` are what lies where the outer one would be.
+#[inline(always)]
+fn tags<F: Frame>(frame: &F, kind: u16, control: u16) -> Option<(u16, u16)> {
+    let (mut outer, mut inner) = (0, 0);
+    if ethernet::is_tag(kind) {
+        let behind: u32 = frame.read(ethernet::TYPE_AT + ethernet::TAG_BYTES)?;
+        (outer, inner) = (ethernet::tag(kind, control), ethernet::tag(behind as u16, (behind >> 16) as u16));
+        if outer == 0 {
+            (outer, inner) = (inner, 0);
+        }
+    }
+    // Here the ways of all kinds of tags join.
+    let settle = |tag: u16| frame.settle(tag as usize, 0xffff) as u16;
+    Some((settle(outer), settle(inner)))
+}
 
 /// Where the entries of a flow lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,14 +117,6 @@ pub enum Home {
 }
 
 impl Home {
-    #[inline(always)]
-    fn has<T: Tables>(self, tables: &T, key: &FlowKey) -> bool {
-        match self {
-            Self::Known => tables.nat(key).is_some(),
-            Self::HalfOpen => tables.nat_half_open(key).is_some() || tables.nat(key).is_some(),
-        }
-    }
-
     #[inline(always)]
     fn find<'a, T: Tables>(self, tables: &'a T, key: &FlowKey) -> Option<&'a NatFlow> {
         match self {
@@ -142,22 +158,8 @@ impl Home {
 #[inline(always)]
 pub fn open<T: Tables>(tables: &T, home: Home, opening: &Opening<'_>) -> Result<(), Reason> {
     let key = opening.key.words();
-    let hop = opening.hop;
-    let (first, count) = match opening.keeps_client {
-        true => (u16::from_be(key.source_port) as u32, 1),
-        false => (hop.nat_port_first as u32, hop.nat_ports as u32),
-    };
-    if count == 0 {
-        return Err(Reason::NatPortsExhausted);
-    }
-    let port = u16::from_ne_bytes(hop.port);
-    let mut replies = KeyWords {
-        source: hash::halves(&hop.address),
-        target: if opening.keeps_client { key.source } else { hash::halves(&hop.nat_source) },
-        source_port: if port == 0 { key.target_port } else { port },
-        target_port: key.source_port,
-        protocol: key.protocol,
-    };
+    let mut search = opening.search();
+    let replies = &search.replies;
     if opening.keeps_client {
         // The client's own end is the only one there is. What an earlier flow of the same ends left there may go: it is not known
         // from the client's side any more.
@@ -187,16 +189,20 @@ pub fn open<T: Tables>(tables: &T, home: Home, opening: &Opening<'_>) -> Result<
         sequence_delta: opening.numbers.1,
         link: opening.client.link,
         link_rest: opening.client.link_rest,
-        vlan: opening.client.vlan,
-        zero: 0,
+        tag: opening.client.tag,
+        inner_tag: opening.client.inner_tag,
     };
-    replies.target_port = free_port(tables, home, &mut replies, first, count, opening.hash)?;
+    let _found = search.free_port(tables)?;
+    let replies = &search.replies;
     let inside_ports = inside + replies.source_port as u32 + replies.target_port as u32;
     entry.transport_delta = change(inside_ports, outside_ports);
     if !home.add(tables, replies.key(), entry.flow()) {
         // Another CPU was faster, which is rare enough to let the client try again.
-        let is_taken = home.has(tables, replies.key());
-        return Err(if is_taken { Reason::NatPortsExhausted } else { Reason::NatTableFull });
+        return Err(if is_taken(tables, replies.key()) {
+            Reason::NatPortsExhausted
+        } else {
+            Reason::NatTableFull
+        });
     }
     entry.source = replies.target;
     entry.target = replies.source;
@@ -210,34 +216,7 @@ pub fn open<T: Tables>(tables: &T, home: Home, opening: &Opening<'_>) -> Result<
         return Ok(());
     }
     home.forget(tables, replies.key());
-    if home.has(tables, opening.key) { Ok(()) } else { Err(Reason::NatTableFull) }
-}
-
-/// A port of ours to which no replies come from there, in network order; `replies` is changed.
-#[inline(always)]
-fn free_port<T: Tables>(
-    tables: &T,
-    home: Home,
-    replies: &mut KeyWords,
-    first: u32,
-    count: u32,
-    hash: u32,
-) -> Result<u16, Reason> {
-    // An odd stride of at most 63 meets as many different ports as are tried; beside the last one's neighbours it leaves no clusters.
-    let stride = if count < STRIDE_PORTS_MIN { 1 } else { hash >> 26 | 1 };
-    let mut offset = hash;
-    for attempt in 0..NAT_PORT_TRIES_MAX {
-        if attempt >= count {
-            break;
-        }
-        offset %= count;
-        replies.target_port = ((first + offset) as u16).to_be();
-        if !home.has(tables, replies.key()) {
-            return Ok(replies.target_port);
-        }
-        offset += stride;
-    }
-    Err(Reason::NatPortsExhausted)
+    if home.find(tables, opening.key).is_some() { Ok(()) } else { Err(Reason::NatTableFull) }
 }
 
 /// The sum of two addresses.
@@ -264,21 +243,25 @@ fn leads_back(entry: &NatFlow, key: &FlowKey) -> bool {
         && entry.source_port == key.target_port
 }
 
-/// Moves a flow whose handshake is finished from `NAT_HALF_OPEN` to `NAT`; `flow` is the client's entry, `key` what its packets carry.
+/// The entry of the replies of a half-open flow; `flow` is the client's, `key` what its packets carry. `None`: it was evicted.
+#[inline(always)]
+pub fn reply<'a, T: Tables>(tables: &'a T, key: &FlowKey, flow: &NatFlow) -> Option<&'a NatFlow> {
+    tables.nat_half_open(&other_key(flow, key.protocol)).filter(|reply| leads_back(reply, key))
+}
+
+/// Moves a flow that both sides agree on from `NAT_HALF_OPEN` to `NAT`; `flow` is the client's entry, `key` what its packets carry, `reply` the
+/// entry of the replies.
 ///
 /// # Errors
-/// [`Reason::UnknownFlow`] when the backend has not answered, or the entry of its answers was evicted; [`Reason::NatTableFull`]: the flow
-/// stays half open, and the client's next packet tries again.
+/// [`Reason::NatTableFull`]: the flow stays half open, and the client's next packet tries again.
 #[inline(always)]
-pub fn promote<T: Tables>(tables: &T, key: &FlowKey, flow: &NatFlow) -> Result<(), Reason> {
+pub fn promote<T: Tables>(tables: &T, key: &FlowKey, flow: &NatFlow, reply: &NatFlow) -> Result<(), Reason> {
     let replies = other_key(flow, key.protocol);
-    let Some(reply) = tables.nat_half_open(&replies) else { return Err(Reason::UnknownFlow) };
-    if reply.flags & NatFlow::ANSWERED == 0 || !leads_back(reply, key) {
-        return Err(Reason::UnknownFlow);
-    }
-    // What is there already was put there by another CPU, which moves the same flow: in `NAT` nothing else has this key while `NAT_HALF_OPEN` has it.
-    let is_first = tables.add_nat(&replies, reply);
-    if !is_first && tables.nat(&replies).is_none() {
+    let mut entry = *reply.words();
+    entry.sequence_delta = 0;
+    // What is there already was put there by another CPU, which moves the same flow, or by a flow that took the port.
+    let is_first = tables.add_nat(&replies, entry.flow());
+    if !is_first && !tables.nat(&replies).is_some_and(|entry| leads_back(entry, key)) {
         return Err(Reason::NatTableFull);
     }
     if !tables.add_nat(key, flow) && tables.nat(key).is_none() {
@@ -331,39 +314,58 @@ pub fn shift<T: Tables>(tables: &T, key: &FlowKey, flow: &NatFlow, delta: u32) {
 fn replace<T: Tables>(tables: &T, key: &FlowKey, flow: &NatFlow, side: Side) {
     let mut entry = *flow.words();
     (entry.interface, entry.link) = (side.interface, side.link);
-    (entry.link_rest, entry.vlan) = (side.link_rest, side.vlan);
+    entry.link_rest = side.link_rest;
+    (entry.tag, entry.inner_tag) = (side.tag, side.inner_tag);
     tables.replace_nat(key, entry.flow());
 }
 
-/// Whether a bare SYN begins a new flow in place of this one.
+/// Whether a bare SYN begins a new flow in place of this one. Not where only the client's side says that it has ended, since that can be made up:
+/// then the SYN goes to the same backend, which knows. With numbers that were moved it could not begin anew there.
 #[inline(always)]
 pub const fn is_over(flow: &NatFlow) -> bool {
-    const FINISHED: u16 = NatFlow::CLIENT_FINISHED | NatFlow::BACKEND_FINISHED;
-    flow.flags & NatFlow::RESET != 0 || flow.flags & FINISHED == FINISHED
+    const MOVED_AND_RESET: u16 = NatFlow::SHIFTED | NatFlow::CLIENT_RESET;
+    flow.flags & NatFlow::RESET != 0
+        || flow.flags & NatFlow::FINISHED == NatFlow::FINISHED
+        || flow.flags & MOVED_AND_RESET == MOVED_AND_RESET
 }
 
 /// Notes a packet of the flow with these TCP flags (0: not TCP): the time in the entry of its direction, what ends a flow in both.
 #[inline(always)]
 pub fn note<T: Tables>(tables: &T, key: &FlowKey, flow: &NatFlow, tcp_flags: u8) {
-    let is_to_client = flow.flags & NatFlow::TO_CLIENT != 0;
-    let finished = if is_to_client { NatFlow::BACKEND_FINISHED } else { NatFlow::CLIENT_FINISHED };
-    let mut flags = flow.flags;
-    if is_to_client {
-        flags |= NatFlow::ANSWERED;
-    }
-    if tcp_flags & tcp::FIN != 0 {
-        flags |= finished;
-    }
-    if tcp_flags & tcp::RST != 0 {
-        flags |= NatFlow::RESET;
-    }
-    let news = flags & !flow.flags & (finished | NatFlow::RESET);
-    tables.touch_nat(key, flow, flags);
-    if news == 0 {
+    const ENDINGS: u16 = NatFlow::FINISHED | NatFlow::ANY_RESET;
+    let change = change_by(flow.flags & NatFlow::TO_CLIENT != 0, tcp_flags);
+    let is_news = (change.of(flow.flags) ^ flow.flags) & ENDINGS != 0;
+    tables.touch_nat(key, flow, change);
+    if !is_news {
         return;
     }
     let other = other_key(flow, key.protocol);
     if let Some(entry) = tables.nat(&other) {
-        tables.touch_nat(&other, entry, entry.flags | news);
+        tables.touch_nat(&other, entry, FlagChange { set: change.set & ENDINGS, ..change });
     }
+}
+
+/// What a packet does to the flags of its flow.
+#[inline(always)]
+const fn change_by(is_to_client: bool, tcp_flags: u8) -> FlagChange {
+    let (finished, reset) = if is_to_client {
+        (NatFlow::BACKEND_FINISHED, NatFlow::RESET)
+    } else {
+        (NatFlow::CLIENT_FINISHED, NatFlow::CLIENT_RESET)
+    };
+    let mut change = FlagChange::set(if is_to_client { NatFlow::ANSWERED } else { 0 });
+    if tcp_flags & tcp::FIN != 0 {
+        change.set |= finished;
+    }
+    if tcp_flags & tcp::RST != 0 {
+        change.set |= reset;
+    } else {
+        // Who goes on has not been reset, or will say so again.
+        change.clear = NatFlow::ANY_RESET;
+    }
+    if is_to_client && tcp_flags & tcp::SYN != 0 {
+        // The backend has taken a new connection of the same ends.
+        change.clear = NatFlow::FINISHED | NatFlow::ANY_RESET;
+    }
+    change
 }

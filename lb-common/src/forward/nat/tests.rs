@@ -101,6 +101,14 @@ impl Lab {
         port
     }
 
+    fn client_acknowledges(&mut self, _: u16) {
+        self.client_sends(ACK);
+    }
+
+    fn backend_acknowledges(&mut self, port: u16) {
+        self.backend_sends(port, ACK);
+    }
+
     fn client_entry(&self) -> Option<NatFlow> {
         self.tables.nat.get(&self.client_key(6)).copied()
     }
@@ -186,7 +194,7 @@ fn refused_handshake_leaves_nothing() {
     assert!(lab.tables.half_open.is_empty() && lab.tables.nat.is_empty());
     lab.client_sends(SYN);
     assert_eq!(lab.client_sends(RST).0, Verdict::Redirect(INSIDE));
-    assert!(lab.tables.half_open.is_empty() && lab.tables.nat.is_empty());
+    assert_eq!(lab.tables.half_open.len(), 2, "anybody can claim to be the client");
 }
 
 #[test]
@@ -233,13 +241,129 @@ fn dead_backend_ends_tcp_and_moves_udp() {
     lab.tables.world.next_generation(0, &[1], now_ns);
     let (verdict, frame) = lab.client_sends(ACK);
     assert_eq!(verdict, Verdict::Transmit);
-    assert_eq!(segment(&frame), ([443, 5555], 0x0506_0708, 0, RST));
+    assert_eq!(segment(&frame), ([443, 5555], 0x0102_0305, 0, RST));
     assert_eq!(lab.client_sends(ACK).0, Verdict::Drop(Reason::UnknownFlow));
-    assert_eq!(lab.tables.nat.len(), 2, "the datagrams' entries are left");
+    assert_eq!((lab.tables.nat.len(), lab.tables.half_open.len()), (0, 2), "the datagrams' entries are left");
     let (verdict, frame) = lab.datagram();
     assert_eq!(verdict, Verdict::Redirect(INSIDE));
     assert_eq!(frame[30..34], [10, 0, 0, 8]);
-    assert_eq!(lab.tables.nat.len(), 2);
+    assert_eq!((lab.tables.nat.len(), lab.tables.half_open.len()), (0, 2));
+    assert_eq!(lab.client_sends(SYN).1[30..34], [10, 0, 0, 8], "so does what begins");
+}
+
+#[test]
+fn connection_to_a_gone_backend_is_begun_anew_by_its_client() {
+    let mut lab = Lab::v4();
+    lab.connect();
+    lab.tables.world.set_state(0, TrafficState::Out);
+    let now_ns = lab.tables.now_ns;
+    lab.tables.world.next_generation(0, &[1], now_ns);
+    assert_eq!(lab.client_sends(SYN).1[30..34], [10, 0, 0, 8]);
+    assert_eq!((lab.tables.nat.len(), lab.tables.half_open.len()), (0, 2));
+}
+
+#[test]
+fn datagrams_are_remembered_for_good_once_their_client_goes_on() {
+    let mut lab = Lab::v4();
+    let port = ports(&lab.datagram().1)[0];
+    let sizes = |lab: &Lab| (lab.tables.half_open.len(), lab.tables.nat.len());
+    assert_eq!(ports(&lab.datagram().1)[0], port);
+    assert_eq!(sizes(&lab), (2, 0), "nobody has answered");
+    let answer = Packet::udp(lab.backends[0], SocketAddr::new(lab.ours.ip(), port), b"answer");
+    for _ in 0..2 {
+        let (verdict, frame) = lab.run(&answer.frame(), INSIDE);
+        assert_eq!((verdict, ports(&frame)), (Verdict::Redirect(OUTSIDE), [443, 5555]));
+    }
+    assert_eq!(sizes(&lab), (2, 0), "whoever asked may be made up");
+    assert_eq!(ports(&lab.datagram().1)[0], port);
+    assert_eq!(sizes(&lab), (0, 2));
+    assert_eq!(lab.run(&answer.frame(), INSIDE).0, Verdict::Redirect(OUTSIDE));
+    assert_eq!(lab.tables.vip_count(1).flows, 1);
+}
+
+#[test]
+fn handshake_is_finished_only_by_who_knows_the_backends_number() {
+    let mut lab = Lab::v4();
+    let port = ports(&lab.client_sends(SYN).1)[0];
+    let (first, acknowledged) = (u32::MAX - 5, 0x0102_0305);
+    let ours = SocketAddr::new(lab.ours.ip(), port);
+    lab.run(&numbered(lab.backends[0], ours, SYN | ACK, [first, acknowledged], b"").frame(), INSIDE);
+    let mut check = |number: u32, verdict: Verdict, entries: (usize, usize)| {
+        let frame = numbered(lab.client, lab.vip, ACK, [acknowledged, number], b"").frame();
+        assert_eq!(lab.run(&frame, OUTSIDE).0, verdict, "{number}");
+        assert_eq!((lab.tables.half_open.len(), lab.tables.nat.len()), entries, "{number}");
+    };
+    for wrong in [first.wrapping_sub(1), first, first.wrapping_add(1 + 65_536), acknowledged] {
+        check(wrong, Verdict::Drop(Reason::UnknownFlow), (2, 0));
+    }
+    check(first.wrapping_add(1), Verdict::Redirect(INSIDE), (0, 2));
+    let entry = lab.client_entry().expect("an entry");
+    let replies = super::entry::other_key(&entry, 6);
+    assert_eq!(lab.tables.nat.get(&replies).map(|entry| entry.sequence_delta), Some(0));
+}
+
+#[test]
+fn what_a_client_is_said_to_have_reset_goes_on() {
+    let mut lab = Lab::v4();
+    let port = lab.connect();
+    let flags = |lab: &Lab| lab.client_entry().map(|entry| entry.flags);
+    assert_eq!(lab.client_sends(RST).0, Verdict::Redirect(INSIDE));
+    assert_eq!(flags(&lab), Some(NatFlow::CLIENT_RESET));
+    assert_eq!(lab.client_sends(SYN).0, Verdict::Redirect(INSIDE), "the same backend is asked");
+    assert_eq!((lab.tables.half_open.len(), lab.tables.nat.len()), (0, 2));
+    for go_on in [Lab::client_acknowledges, Lab::backend_acknowledges] {
+        lab.client_sends(RST);
+        assert_eq!(flags(&lab), Some(NatFlow::CLIENT_RESET));
+        go_on(&mut lab, port);
+        assert_eq!(flags(&lab), Some(0), "somebody goes on");
+    }
+    lab.client_sends(FIN | ACK);
+    lab.client_sends(SYN);
+    lab.backend_sends(port, SYN | ACK);
+    assert_eq!(flags(&lab), Some(0), "the backend has taken a new connection");
+}
+
+#[test]
+fn port_of_who_has_not_shaken_hands_goes_to_another_the_oldest_first() {
+    for protocol in [6, 17] {
+        let mut lab = Lab::v4();
+        lab.tables.world.hops[0].nat_ports = 5;
+        let open = |lab: &mut Lab, port: u16| {
+            lab.client.set_port(port);
+            lab.tables.now_ns += 1_000_000;
+            let (verdict, frame) = if protocol == 6 { lab.client_sends(SYN) } else { lab.datagram() };
+            assert_eq!(verdict, Verdict::Redirect(INSIDE));
+            ports(&frame)[0]
+        };
+        let given: Vec<u16> = (1000..1005).map(|port| open(&mut lab, port)).collect();
+        for (index, port) in (1005..1015).enumerate() {
+            assert_eq!(open(&mut lab, port), given[index % 5]);
+            assert_eq!(lab.tables.half_open.len(), 10);
+        }
+    }
+}
+
+#[test]
+fn port_of_a_flow_that_has_ended_goes_to_another() {
+    let mut lab = Lab::v4();
+    lab.tables.world.hops[0].nat_ports = 1;
+    let ends: [fn(&mut Lab, u16); 4] = [
+        |lab, _| drop(lab.client_sends(RST)),
+        |lab, port| drop(lab.backend_sends(port, RST)),
+        |lab, port| drop((lab.client_sends(FIN | ACK), lab.backend_sends(port, FIN | ACK))),
+        |lab, _| lab.tables.world.backends[0].instance += 1,
+    ];
+    for end in ends {
+        lab.client.set_port(1000);
+        let port = lab.connect();
+        lab.client.set_port(1001);
+        assert_eq!(lab.client_sends(SYN).0, Verdict::Drop(Reason::NatPortsExhausted));
+        lab.client.set_port(1000);
+        end(&mut lab, port);
+        lab.client.set_port(1001);
+        assert_eq!(ports(&lab.client_sends(SYN).1)[0], port);
+        assert_eq!((lab.tables.half_open.len(), lab.tables.nat.len()), (2, 0));
+    }
 }
 
 #[test]
@@ -254,33 +378,25 @@ fn half_open_flow_of_a_dead_backend_gets_another() {
 }
 
 #[test]
-fn ports_are_exhausted_cleanly_and_free_again_when_forgotten() {
-    for protocol in [6, 17] {
-        let mut lab = Lab::v4();
-        lab.tables.world.hops[0].nat_ports = 5;
-        let mut seen = HashSet::new();
-        let open = |lab: &mut Lab, port: u16| {
-            lab.client.set_port(port);
-            let (verdict, frame) = if protocol == 6 { lab.client_sends(SYN) } else { lab.datagram() };
-            (verdict, ports(&frame)[0])
-        };
-        for port in 1000..1005 {
-            let (verdict, given) = open(&mut lab, port);
-            assert_eq!(verdict, Verdict::Redirect(INSIDE));
-            assert!((40_000..40_005).contains(&given) && seen.insert(given), "port {given}");
-        }
-        let entries = lab.tables.nat.len() + lab.tables.half_open.len();
-        assert_eq!(open(&mut lab, 1005).0, Verdict::Drop(Reason::NatPortsExhausted));
-        assert_eq!(lab.tables.nat.len() + lab.tables.half_open.len(), entries);
-
-        lab.client.set_port(1002);
-        let gone = lab.client_key(protocol);
-        let table = if protocol == 6 { &lab.tables.half_open } else { &lab.tables.nat };
-        let other = super::entry::other_key(table.get(&gone).expect("an entry"), protocol);
-        assert!(table.remove(&gone) && table.remove(&other));
-        let (verdict, given) = open(&mut lab, 1006);
-        assert_eq!((verdict, given), (Verdict::Redirect(INSIDE), u16::from_be_bytes(other.target_port)));
+fn ports_of_established_flows_are_exhausted_cleanly_and_free_again_when_forgotten() {
+    let mut lab = Lab::v4();
+    lab.tables.world.hops[0].nat_ports = 5;
+    let mut seen = HashSet::new();
+    for port in 1000..1005 {
+        lab.client.set_port(port);
+        let given = lab.connect();
+        assert!((40_000..40_005).contains(&given) && seen.insert(given), "port {given}");
     }
+    lab.client.set_port(1005);
+    assert_eq!(lab.client_sends(SYN).0, Verdict::Drop(Reason::NatPortsExhausted));
+    assert_eq!((lab.tables.nat.len(), lab.tables.half_open.len()), (10, 0));
+
+    lab.client.set_port(1002);
+    let gone = lab.client_key(6);
+    let other = super::entry::other_key(lab.tables.nat.get(&gone).expect("an entry"), 6);
+    assert!(lab.tables.nat.remove(&gone) && lab.tables.nat.remove(&other));
+    lab.client.set_port(1006);
+    assert_eq!(lab.connect(), u16::from_be_bytes(other.target_port));
 }
 
 #[test]
@@ -288,16 +404,22 @@ fn full_table_refuses_and_keeps_no_half_of_a_flow() {
     for room in [0, 1, 2, 3] {
         let mut lab = Lab::v4();
         lab.tables.nat = Memory::refusing(room);
-        let fits = if room < 2 { Verdict::Drop(Reason::NatTableFull) } else { Verdict::Redirect(INSIDE) };
-        assert_eq!(lab.datagram().0, fits);
-        lab.client.set_port(5556);
-        assert_eq!(lab.datagram().0, Verdict::Drop(Reason::NatTableFull));
+        for port in [5555, 5556] {
+            lab.client.set_port(port);
+            let ours = SocketAddr::new(lab.ours.ip(), ports(&lab.datagram().1)[0]);
+            let answer = Packet::udp(lab.backends[0], ours, b"answer").frame();
+            for _ in 0..2 {
+                assert_eq!(lab.run(&answer, INSIDE).0, Verdict::Redirect(OUTSIDE), "with or without room");
+                assert_eq!(lab.datagram().0, Verdict::Redirect(INSIDE));
+            }
+        }
         assert_eq!(lab.tables.nat.len() as u32, room / 2 * 2);
 
         let mut lab = Lab::v4();
         lab.tables.nat = Memory::refusing(room);
         let port = ports(&lab.client_sends(SYN).1)[0];
         lab.backend_sends(port, SYN | ACK);
+        let fits = if room < 2 { Verdict::Drop(Reason::NatTableFull) } else { Verdict::Redirect(INSIDE) };
         assert_eq!(lab.client_sends(ACK).0, fits);
         assert_eq!(lab.tables.nat.len() as u32, room / 2 * 2);
     }
@@ -328,6 +450,40 @@ fn replies_follow_the_client_to_another_link() {
     let (verdict, frame) = lab.backend_sends(port, ACK);
     assert_eq!(verdict, Verdict::Redirect(9));
     assert_eq!(frame[..18], [2, 0, 0, 0, 0, 77, 2, 0, 0, 0, 0, 1, 0x81, 0, 1, 0x2c, 8, 0]);
+}
+
+#[test]
+fn replies_have_the_tags_of_their_client() {
+    for vlans in [std::vec![], std::vec![7], std::vec![100, 7]] {
+        let mut lab = Lab::v4();
+        let mut question = Packet::udp(lab.client, lab.vip, b"question");
+        question.vlans = vlans.clone();
+        let (verdict, frame) = lab.run(&question.frame(), OUTSIDE);
+        assert_eq!(verdict, Verdict::Redirect(INSIDE));
+        let ours = SocketAddr::new(lab.ours.ip(), ports(&frame)[0]);
+        let mut answer = Packet::udp(lab.backends[0], ours, b"answer");
+        answer.vlans = std::vec![9];
+        let (verdict, frame) = lab.run(&answer.frame(), INSIDE);
+        let mut expect = Packet::udp(lab.vip, lab.client, b"answer");
+        (expect.vlans, expect.ttl) = (vlans, 63);
+        expect.link = [question.link[1], question.link[0]];
+        assert_eq!((verdict, frame), (Verdict::Redirect(OUTSIDE), expect.frame()));
+    }
+}
+
+#[test]
+fn reply_that_is_too_big_for_the_client_s_side_is_answered() {
+    for mut lab in [Lab::v4(), Lab::v6()] {
+        let port = ports(&lab.datagram().1)[0];
+        let ours = SocketAddr::new(lab.ours.ip(), port);
+        lab.tables.world.vip_rows[1].mtu = 1400;
+        let answer = |bytes: usize| Packet::udp(lab.backends[0], ours, &std::vec![7; bytes]).frame();
+        let header = if lab.vip.is_ipv4() { 28 } else { 48 };
+        let (fits, exceeds) = (answer(1400 - header), answer(1401 - header));
+        assert_eq!(lab.run(&fits, INSIDE).0, Verdict::Redirect(OUTSIDE));
+        assert_eq!(lab.run(&exceeds, INSIDE).0, Verdict::Transmit);
+        assert_eq!(lab.tables.reason_count(Reason::TooBigAnswered), 1);
+    }
 }
 
 #[test]
@@ -450,46 +606,64 @@ impl Lab {
 
 #[test]
 fn handshake_by_cookie_ends_in_an_ordinary_flow() {
-    let (isn, backend_isn) = (0xffff_fffe_u32, 77_u32);
-    for lab in [Lab::v4(), Lab::v6(), Lab::v4().keep_client()] {
-        let mut lab = lab.flooded();
-        let entries = lab.tables.half_open.len();
-        let cookie = lab.cookie(isn);
-        assert_eq!((lab.tables.half_open.len(), lab.tables.nat.len()), (entries, 0), "nothing is remembered");
-        let after = [isn.wrapping_add(1), cookie.wrapping_add(1)];
-        let (client, vip, backend) = (lab.client, lab.vip, lab.backends[0]);
-
-        let acknowledgement = numbered(client, vip, ACK, after, b"").frame();
-        let (verdict, frame) = lab.run(&acknowledgement, OUTSIDE);
-        assert_eq!(verdict, Verdict::Redirect(INSIDE));
-        let (ends, sequence, _, flags) = segment(&frame);
-        assert_eq!((ends[1], sequence, flags), (8443, isn, SYN));
-        assert_eq!(frame[frame.len() - 4..], [2, 4, 5, 0xa0], "the client's size of segments");
-        let (verdict, again) = lab.run(&acknowledgement, OUTSIDE);
-        assert_eq!((verdict, again), (Verdict::Redirect(INSIDE), frame), "an impatient client");
-
-        let keeps = ends[0] == client.port();
-        let ours = if keeps { client } else { SocketAddr::new(lab.ours.ip(), ends[0]) };
-        let answer = numbered(backend, ours, SYN | ACK, [backend_isn, after[0]], b"").frame();
-        let (verdict, frame) = lab.run(&answer, INSIDE);
-        assert_eq!(verdict, Verdict::Redirect(OUTSIDE));
-        assert_eq!(segment(&frame), ([443, 5555], after[1], after[0], ACK));
-
-        let (verdict, frame) = lab.run(&answer, INSIDE);
-        assert_eq!(verdict, Verdict::Transmit, "an impatient backend");
-        assert_eq!(segment(&frame), ([ends[0], 8443], after[0], backend_isn + 1, ACK));
-
-        let question = numbered(client, vip, ACK, after, b"question");
-        let (verdict, frame) = lab.run(&question.frame(), OUTSIDE);
-        assert_eq!(verdict, Verdict::Redirect(INSIDE));
-        assert_eq!(segment(&frame), (ends, after[0], backend_isn + 1, ACK));
-        let reply = numbered(backend, ours, ACK, [backend_isn + 1, after[0].wrapping_add(8)], b"an answer");
-        let (verdict, frame) = lab.run(&reply.frame(), INSIDE);
-        assert_eq!(verdict, Verdict::Redirect(OUTSIDE));
-        assert_eq!(segment(&frame), ([443, 5555], after[1], after[0].wrapping_add(8), ACK));
-        assert_eq!(lab.tables.nat.len(), 2);
-        assert_eq!(lab.tables.reason_count(Reason::CookieSent), 1);
+    for make in [Lab::v4, Lab::v6, || Lab::v4().keep_client()] {
+        for lost in [0, 1] {
+            handshake_by_cookie(make().flooded(), lost);
+        }
     }
+}
+
+/// Where the client's acknowledgement is lost, the first that comes is a probe of our window, whose number is lower by one.
+fn handshake_by_cookie(mut lab: Lab, lost: u32) {
+    let (isn, backend_isn) = (0xffff_fffe_u32, 77_u32);
+    let entries = lab.tables.half_open.len();
+    let cookie = lab.cookie(isn);
+    assert_eq!((lab.tables.half_open.len(), lab.tables.nat.len()), (entries, 0), "nothing is remembered");
+    let after = [isn.wrapping_add(1), cookie.wrapping_add(1)];
+    let (client, vip, backend) = (lab.client, lab.vip, lab.backends[0]);
+
+    let acknowledgement = numbered(client, vip, ACK, [after[0].wrapping_sub(lost), after[1]], b"").frame();
+    let (verdict, frame) = lab.run(&acknowledgement, OUTSIDE);
+    assert_eq!(verdict, Verdict::Redirect(INSIDE));
+    let (ends, sequence, _, flags) = segment(&frame);
+    assert_eq!((ends[1], sequence, flags), (8443, isn, SYN));
+    assert_eq!(frame[frame.len() - 4..], [2, 4, 5, 0xa0], "the client's size of segments");
+    let (verdict, again) = lab.run(&acknowledgement, OUTSIDE);
+    assert_eq!((verdict, again), (Verdict::Redirect(INSIDE), frame), "an impatient client");
+
+    let keeps = ends[0] == client.port();
+    let ours = if keeps { client } else { SocketAddr::new(lab.ours.ip(), ends[0]) };
+    let answer = numbered(backend, ours, SYN | ACK, [backend_isn, after[0]], b"").frame();
+    let (verdict, frame) = lab.run(&answer, INSIDE);
+    assert_eq!(verdict, Verdict::Redirect(OUTSIDE));
+    assert_eq!(segment(&frame), ([443, 5555], after[1], after[0], ACK));
+
+    let (verdict, frame) = lab.run(&answer, INSIDE);
+    assert_eq!(verdict, Verdict::Transmit, "an impatient backend");
+    assert_eq!(segment(&frame), ([ends[0], 8443], after[0], backend_isn + 1, ACK));
+
+    let question = numbered(client, vip, ACK, after, b"question");
+    let (verdict, frame) = lab.run(&question.frame(), OUTSIDE);
+    assert_eq!(verdict, Verdict::Redirect(INSIDE));
+    assert_eq!(segment(&frame), (ends, after[0], backend_isn + 1, ACK));
+    let reply = numbered(backend, ours, ACK, [backend_isn + 1, after[0].wrapping_add(8)], b"an answer");
+    let (verdict, frame) = lab.run(&reply.frame(), INSIDE);
+    assert_eq!(verdict, Verdict::Redirect(OUTSIDE));
+    assert_eq!(segment(&frame), ([443, 5555], after[1], after[0].wrapping_add(8), ACK));
+    assert_eq!(lab.tables.nat.len(), 2);
+    assert_eq!(lab.tables.reason_count(Reason::CookieSent), 1);
+}
+
+#[test]
+fn backend_that_remembers_an_earlier_connection_is_told_that_it_has_ended() {
+    let mut lab = Lab::v4().flooded();
+    let cookie = lab.cookie(100);
+    let acknowledgement = numbered(lab.client, lab.vip, ACK, [101, cookie.wrapping_add(1)], b"").frame();
+    let ours = SocketAddr::new(lab.ours.ip(), ports(&lab.run(&acknowledgement, OUTSIDE).1)[0]);
+    let doubt = numbered(lab.backends[0], ours, ACK, [5000, 7000], b"").frame();
+    let (verdict, frame) = lab.run(&doubt, INSIDE);
+    assert_eq!((verdict, segment(&frame)), (Verdict::Transmit, ([ours.port(), 8443], 7000, 0, RST)));
+    assert_eq!(lab.run(&acknowledgement, OUTSIDE).0, Verdict::Redirect(INSIDE), "the client asks again");
 }
 
 #[test]
@@ -501,8 +675,9 @@ fn acknowledgement_of_no_cookie_opens_nothing() {
         let frame = numbered(lab.client, lab.vip, ACK, [sequence, acknowledged], b"").frame();
         assert_eq!(lab.run(&frame, OUTSIDE).0, expect, "{sequence} {acknowledged} {seconds}");
     };
-    check(101, cookie + 2, 0, Verdict::Drop(Reason::CookieInvalid));
+    check(101, cookie + 5, 0, Verdict::Drop(Reason::CookieInvalid));
     check(102, cookie + 1, 0, Verdict::Drop(Reason::CookieInvalid));
+    check(97, cookie + 1, 0, Verdict::Drop(Reason::CookieInvalid));
     check(101, cookie + 1, 300, Verdict::Drop(Reason::CookieInvalid));
     check(101, cookie + 1, 1, Verdict::Redirect(INSIDE));
 }

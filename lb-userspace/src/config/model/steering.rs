@@ -24,6 +24,8 @@ pub struct Steering {
     pub lookup_rows: u32,
     /// `[kernel] flows`: flows that the direct-return modes remember.
     pub flows: u32,
+    /// `[kernel] nat_flows`: flows that are translated at one time.
+    pub nat_flows: u32,
     /// `[kernel] vips_outlive`: VIPs are answered on after `lbctl` was told to end.
     pub vips_outlive: bool,
     /// `[guard]`.
@@ -40,6 +42,7 @@ impl Default for Steering {
             xdp_mode: XdpMode::Auto,
             lookup_rows: defaults::LOOKUP_ROWS,
             flows: defaults::FLOWS,
+            nat_flows: defaults::NAT_FLOWS,
             vips_outlive: false,
             guard: Guard::default(),
             vips: Vec::new(),
@@ -219,7 +222,7 @@ impl fmt::Display for PortRange {
 pub enum VipProtocol {
     /// `tcp`.
     Tcp {
-        /// `syn_rate`: SYNs per second beyond which handshakes are answered with cookies (NAT) or leave no trace.
+        /// `syn_rate`: SYNs per second beyond which handshakes are done with cookies; only with NAT.
         syn_rate: Option<NonZeroU32>,
     },
     /// `udp`.

@@ -119,6 +119,7 @@ fn steering(known: &vip::Known<'_>, context: &mut Context<'_>) -> Steering {
         xdp_mode: kernel.xdp_mode.get().copied().unwrap_or_default(),
         lookup_rows: kernel.lookup_rows.get().map_or(defaults::LOOKUP_ROWS, |rows| rows.0),
         flows: kernel.flows.or(defaults::FLOWS).0,
+        nat_flows: kernel.nat_flows.or(defaults::NAT_FLOWS).0,
         vips_outlive: kernel.vips_outlive.or(false),
         ..steering
     }

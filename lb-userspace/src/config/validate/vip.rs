@@ -67,7 +67,8 @@ fn vip<'a>(
     let owner = name.as_ref().map_or("vip".to_owned(), |name| format!("vip \"{name}\""));
     let forward = forward(&owner, located, known, context);
     only_with_protocol(&owner, section, protocol, context);
-    let protocol = vip_protocol(section, protocol);
+    let is_nat = matches!(forward, Some(Forward::Remote { mode: Mode::Nat(_), .. }));
+    let protocol = vip_protocol(section, protocol, if is_nat { defaults::SYN_RATE } else { 0 });
     let persistence = persistence(&owner, section, context);
     let vip = Vip {
         name: name?,
@@ -199,11 +200,9 @@ fn nat_source(owner: &str, section: &file::Vip, context: &mut Context<'_>) -> Op
     Some(NatSource::Node { ports: ports.map_or_else(default, |ports| ports.value) })
 }
 
-fn vip_protocol(section: &file::Vip, word: ProtocolWord) -> VipProtocol {
+fn vip_protocol(section: &file::Vip, word: ProtocolWord, syn_rate: u32) -> VipProtocol {
     match word {
-        ProtocolWord::Tcp => {
-            VipProtocol::Tcp { syn_rate: section.syn_rate.get().and_then(|rate| NonZeroU32::new(rate.0)) }
-        }
+        ProtocolWord::Tcp => VipProtocol::Tcp { syn_rate: NonZeroU32::new(section.syn_rate.or(syn_rate).0) },
         ProtocolWord::Udp => VipProtocol::Udp {
             idle_timeout: section.idle_timeout.or(defaults::IDLE_TIMEOUT).get(),
             quic: section.quic.get().map(quic),
@@ -270,7 +269,7 @@ fn only_with_mode(owner: &str, section: &file::Vip, word: ForwardWord, context: 
         ("persistence", given(&section.persistence), REMOTE),
         ("quic", given(&section.quic), REMOTE),
         ("new_flows", given(&section.new_flows), REMOTE),
-        ("syn_rate", given(&section.syn_rate), REMOTE),
+        ("syn_rate", given(&section.syn_rate), NAT),
     ];
     for (key, place, modes) in keys {
         let Some(place) = place.filter(|_| !modes.contains(&word)) else { continue };

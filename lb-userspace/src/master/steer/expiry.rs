@@ -10,9 +10,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
-use aya::maps::{Array, HashMap, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
 use lb_common::flow::{FlowKey, NatFlow};
-use lb_common::limits::NAT_ENTRIES_MAX;
 use lb_common::vip::{Settings, VipRow};
 
 use super::sys::{self, Cursor};
@@ -25,12 +24,14 @@ use crate::time::Time;
 const EVERY: Duration = Duration::from_secs(1);
 /// Entries read by one call. A bucket with more would be an error; with as many buckets as entries it has a handful.
 const BATCH: usize = 4096;
-/// A reset flow (conntrack: `nf_conntrack_tcp_timeout_close`).
+/// A flow that its backend has reset (conntrack: `nf_conntrack_tcp_timeout_close`).
 const RESET_IDLE: Duration = Duration::from_secs(10);
+/// A flow whose backend is gone: whoever comes back within this time is told so, instead of waiting.
+const GONE_IDLE: Duration = Duration::from_secs(300);
 /// Both sides have finished: as long as Linux keeps a connection in TIME-WAIT. Conntrack waits for twice as long, which with a port of ours for each
 /// flow costs too many.
 const FINISHED_IDLE: Duration = Duration::from_secs(60);
-/// One side has finished (conntrack: `nf_conntrack_tcp_timeout_fin_wait`).
+/// One side has finished (conntrack: `nf_conntrack_tcp_timeout_fin_wait`), or the client's has reset, which anybody can make up.
 const HALF_CLOSED_IDLE: Duration = Duration::from_secs(120);
 /// An entry whose other direction is not there: it may be being made.
 const ALONE_IDLE: Duration = Duration::from_secs(10);
@@ -79,10 +80,12 @@ struct Walk {
     settings: Array<MapData, [u8; 64]>,
     vips: Array<MapData, [u8; 64]>,
     backends: Arc<BackendTable>,
+    entries_max: usize,
 }
 
 impl Walk {
     fn open(folder: &Path, backends: Arc<BackendTable>) -> anyhow::Result<Self> {
+        let entries_max = MapInfo::from_pin(folder.join("NAT")).map_err(reason)?.max_entries() as usize;
         let open = |name: &str| MapData::from_pin(folder.join(name)).map_err(reason);
         let typed = |name: &str| Map::from_map_data(open(name)?).map_err(reason);
         Ok(Self {
@@ -91,6 +94,7 @@ impl Walk {
             settings: typed("SETTINGS")?.try_into().map_err(reason)?,
             vips: typed("VIP_ROWS")?.try_into().map_err(reason)?,
             backends,
+            entries_max,
         })
     }
 
@@ -115,7 +119,7 @@ impl Walk {
         let mut flows = vec![NatFlow::default(); BATCH];
         let (mut cursor, mut seen) = (Cursor::Begin, Census { is_counted: true, ..Census::default() });
         // Entries that come meanwhile may be seen as well; the walk ends all the same.
-        for _ in 0..=(NAT_ENTRIES_MAX as usize / BATCH + 1) * 64 {
+        for _ in 0..=(self.entries_max / BATCH + 1) * 64 {
             let count = sys::look_up_batch(&self.nat, &mut cursor, &mut keys, &mut flows)?;
             for (key, flow) in keys.iter().zip(&flows).take(count) {
                 if !self.is_over(key, flow, &times, now) {
@@ -135,20 +139,20 @@ impl Walk {
     /// Removes the flow, both directions, if it is over.
     fn is_over(&mut self, key: &FlowKey, flow: &NatFlow, times: &Times, now: Time) -> bool {
         let is_gone = self.backends.read(Slot(flow.slot)).instance != flow.instance;
-        // The other direction is looked up only where this one alone would end the flow.
-        if !is_gone && idle(flow, now) < times.allowed(key, flow, flow.flags).min(RESET_IDLE) {
+        let allowed = |flags: u16| {
+            let allowed = times.allowed(key, flow, flags);
+            if is_gone { allowed.min(GONE_IDLE) } else { allowed }
+        };
+        // The other direction is looked up only where this one alone would end the flow. What ends one is noted in both.
+        if idle(flow, now) < allowed(flow.flags) {
             return false;
         }
         let other_key = other_direction(key, flow);
         let other = self.entries.get(&bytemuck::cast(other_key), 0).ok();
         let other: Option<NatFlow> = other.map(bytemuck::cast::<[u8; 88], NatFlow>);
         let over = match &other {
-            _ if is_gone => true,
             None => idle(flow, now) >= ALONE_IDLE,
-            Some(other) => {
-                let allowed = times.allowed(key, flow, flow.flags | other.flags);
-                idle(flow, now).min(idle(other, now)) >= allowed
-            }
+            Some(other) => idle(flow, now).min(idle(other, now)) >= allowed(flow.flags | other.flags),
         };
         if over {
             // Either may be gone already: the program forgets flows too.
@@ -180,14 +184,14 @@ struct Times {
 
 impl Times {
     fn allowed(&self, key: &FlowKey, flow: &NatFlow, flags: u16) -> Duration {
-        const FINISHED: u16 = NatFlow::CLIENT_FINISHED | NatFlow::BACKEND_FINISHED;
+        const FINISHED: u16 = NatFlow::FINISHED;
         if key.protocol != 6 {
             return self.vips.get(usize::from(flow.vip)).copied().unwrap_or_default();
         }
         match flags {
             _ if flags & NatFlow::RESET != 0 => RESET_IDLE,
             _ if flags & FINISHED == FINISHED => FINISHED_IDLE,
-            _ if flags & FINISHED != 0 => HALF_CLOSED_IDLE,
+            _ if flags & (FINISHED | NatFlow::CLIENT_RESET) != 0 => HALF_CLOSED_IDLE,
             _ => self.tcp,
         }
     }
@@ -245,7 +249,7 @@ mod tests {
             let mut vips = Array::<MapData, [u8; 64]>::create(4, 0).unwrap();
             vips.set(2, bytemuck::cast::<_, [u8; 64]>(VipRow { idle_ms: 30_000, ..VipRow::default() }), 0)
                 .unwrap();
-            Self { walk: Walk { nat, entries, settings, vips, backends } }
+            Self { walk: Walk { nat, entries, settings, vips, backends, entries_max: 1000 } }
         }
 
         /// A flow of client port `port`, its directions idle for so many seconds.
@@ -319,19 +323,29 @@ mod tests {
         check(6, (3599, 9999), (0, 0), 7, true);
         check(6, (9999, 3599), (0, 0), 7, true);
         check(6, (3601, 3601), (0, 0), 7, false);
-        check(6, (119, 119), (client, 0), 7, true);
-        check(6, (121, 121), (client, 0), 7, false);
-        check(6, (121, 5), (0, backend), 7, true);
-        check(6, (61, 61), (client, backend), 7, false);
-        check(6, (59, 61), (client, backend), 7, true);
-        check(6, (11, 12), (0, reset), 7, false);
-        check(6, (11, 9), (0, reset), 7, true);
+        let both = client | backend;
+        check(6, (119, 119), (client, client), 7, true);
+        check(6, (121, 121), (client, client), 7, false);
+        check(6, (121, 5), (backend, backend), 7, true);
+        check(6, (61, 61), (both, both), 7, false);
+        check(6, (59, 61), (both, both), 7, true);
+        check(6, (11, 12), (reset, reset), 7, false);
+        check(6, (11, 9), (reset, reset), 7, true);
         check(17, (29, 31), (0, 0), 7, true);
         check(17, (31, 31), (0, 0), 7, false);
     }
 
     #[test]
-    fn flow_of_a_backend_that_is_gone_is_over_at_once() {
-        check(6, (0, 0), (0, 0), 6, false);
+    fn what_only_the_client_is_said_to_have_reset_stays_for_a_while() {
+        let reset = NatFlow::CLIENT_RESET;
+        check(6, (119, 119), (reset, reset), 7, true);
+        check(6, (121, 121), (reset, reset), 7, false);
+    }
+
+    #[test]
+    fn flow_of_a_backend_that_is_gone_waits_for_its_client_for_a_while() {
+        check(6, (299, 299), (0, 0), 6, true);
+        check(6, (301, 301), (0, 0), 6, false);
+        check(17, (31, 31), (0, 0), 6, false);
     }
 }

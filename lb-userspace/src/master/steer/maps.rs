@@ -82,8 +82,8 @@ impl Maps {
             Change::SetHop { slot, row } => {
                 self.hops.set(*slot, bytemuck::cast::<HopRow, [u8; 128]>(**row), 0)
             }
-            Change::AddPort { interface } => {
-                return self.ports.insert(*interface, *interface, None, 0).map_err(reason);
+            Change::SetPort { interface, through } => {
+                return self.ports.insert(*interface, *through, None, 0).map_err(reason);
             }
             Change::SetTable { index, table } => return self.set_table(*index, table),
             Change::KnowTable { .. } => Ok(()),
@@ -163,7 +163,11 @@ impl Maps {
             contents.quic_servers.insert((key.table, key.id), slot);
         }
         contents.networks = Arc::new(self.networks()?);
-        contents.ports = self.ports.keys().collect::<Result<_, _>>().map_err(reason)?;
+        for interface in self.ports.keys() {
+            let interface = interface.map_err(reason)?;
+            let through = self.ports.get(interface, 0).map_err(reason)?;
+            contents.ports.insert(interface, through.if_index);
+        }
         Ok(contents)
     }
 

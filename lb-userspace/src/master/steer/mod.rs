@@ -48,7 +48,8 @@ use crate::snapshot::Snapshot;
 use crate::state::event::{InstanceId, Slot};
 use crate::steer::change::{Change, changes};
 use crate::steer::contents::{Contents, Networks};
-use crate::steer::plan::{self, Backend, Capture, Inputs, Plan};
+use crate::steer::plan::{self, Backend, Capture, Inputs, Plan, Port};
+use crate::steer::room;
 use crate::table::BackendTable;
 use crate::time::Time;
 
@@ -201,7 +202,9 @@ impl Steer {
         let news = News::open().context("listen to the network")?;
         let ways = Ways::open(now).context("ask for the network")?;
         self.pins.make_home(&self.run_dir)?;
-        let mut programs = Programs::load(&self.pins, backends, model.steering.flows)?;
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error).context("count CPUs")?;
+        let room = room::entries(&model.steering, u32::try_from(cpus).unwrap_or(u32::MAX));
+        let mut programs = Programs::load(&self.pins, backends, room)?;
         let maps = Maps::of(&mut programs)?;
         let ring = capture::Ring::of(&mut programs)?;
         let applied = maps.contents().context("read the maps that an earlier master left")?;
@@ -284,7 +287,24 @@ impl Steer {
                 self.known.insert(slot, known);
             }
         }
+        self.know_left(table);
         self.plan_again();
+    }
+
+    /// Backends that nobody names any more, and that flows went to under an earlier master: they have their time as any that is removed.
+    fn know_left(&mut self, table: &BackendTable) {
+        let Some(loaded) = &self.loaded else { return };
+        for (slot, hop) in &loaded.applied.hops {
+            let slot = Slot(*slot);
+            let instance = InstanceId(table.read(slot).instance);
+            if instance == InstanceId::default() || self.known.contains_key(&slot) {
+                continue;
+            }
+            let ip = IpAddr::from(hop.address).to_canonical();
+            let address = SocketAddr::new(ip, u16::from_be_bytes(hop.port));
+            let (upstream, name) = (String::new(), address.to_string());
+            self.known.insert(slot, Known { upstream, name, address, instance });
+        }
     }
 
     fn plan_again(&mut self) {
@@ -302,8 +322,10 @@ impl Steer {
     pub fn hear(&mut self, told: Told) {
         if let Some(loaded) = &mut self.loaded {
             loaded.due.plan |= loaded.ways.hear(told);
-            // An interface may have come, or gone.
-            loaded.due.interfaces |= loaded.ways.take_moved();
+            // An interface or an address may have come, or gone.
+            let has_moved = loaded.ways.take_moved();
+            loaded.due.interfaces |= has_moved;
+            loaded.due.plan |= has_moved;
         }
     }
 
@@ -371,7 +393,7 @@ impl Steer {
         }
     }
 
-    /// Backends of upstreams that VIPs lead to, with what their rows say.
+    /// Backends of upstreams that VIPs lead to, and those that flows may still go to since VIPs have led there, with what their rows say.
     fn backends(&self, model: &Model, table: &BackendTable) -> Vec<Backend> {
         let is_steered = |upstream: &str| {
             model
@@ -382,7 +404,10 @@ impl Steer {
         };
         let upstreams: BTreeSet<&str> = self.known.values().map(|known| known.upstream.as_str()).collect();
         let steered: BTreeSet<&str> = upstreams.into_iter().filter(|upstream| is_steered(upstream)).collect();
-        let known = self.known.iter().filter(|(_, known)| steered.contains(known.upstream.as_str()));
+        let known = self
+            .known
+            .iter()
+            .filter(|(slot, known)| steered.contains(known.upstream.as_str()) || self.leads_to(**slot));
         known
             .map(|(slot, known)| {
                 let row = table.read(*slot);
@@ -470,14 +495,23 @@ impl Loaded {
         }
         let names = model.steering.vips.iter().map(|vip| vip.interface.as_str());
         let network = self.ways.network();
-        let interfaces: BTreeMap<String, u32> =
-            names.filter_map(|name| Some((name.to_owned(), network.interface_named(name)?.0))).collect();
+        let port = |name: &str| {
+            let (index, interface) = network.interface_named(name)?;
+            let members = network.members(index).collect();
+            Some((name.to_owned(), Port { index, mtu: interface.mtu, members }))
+        };
+        let interfaces: BTreeMap<String, Port> = names.filter_map(port).collect();
+        let addresses = model.steering.vips.iter().filter_map(|vip| vip.address.single());
+        let own: BTreeSet<IpAddr> =
+            addresses.filter(|address| network.interfaces_with(*address).next().is_some()).collect();
         let inputs = Inputs {
             model,
             networks: &self.networks,
             backends,
             hops: self.ways.hops(),
             interfaces: &interfaces,
+            own: &own,
+            tables: &self.plan.tables,
             capture,
             now_ns: now.0,
         };
@@ -500,10 +534,15 @@ impl Loaded {
                 Err(error) => {
                     log::error!("steering not changed change={} reason=\"{error:#}\"", name_of(&change));
                     self.due.retry_at = Some(now + RETRY_EVERY);
-                    // What follows may lead to what was not written.
-                    self.changes.clear();
+                    // What follows may lead to what was not written. To a network of the lists nothing leads, but the next would fail as well.
+                    let is_kept = |later: &Change| is_network(&change) && !is_network(later);
+                    self.changes.retain(is_kept);
                 }
             }
+        }
+        if self.changes.is_empty() && self.applied.networks == self.plan.contents.networks {
+            // The same map, so that the next plan need not compare a million networks.
+            self.applied.networks = self.plan.contents.networks.clone();
         }
     }
 
@@ -692,6 +731,10 @@ struct Wanted {
 
 fn capability(name: &str, on: bool, why: &str, remedy: &str) -> Capability {
     Capability { name: name.to_owned(), on, why: why.to_owned(), remedy: remedy.to_owned() }
+}
+
+const fn is_network(change: &Change) -> bool {
+    matches!(change, Change::SetNetwork { .. } | Change::RemoveNetwork { .. })
 }
 
 /// The kind of change, without its content.

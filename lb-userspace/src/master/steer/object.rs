@@ -39,7 +39,11 @@ pub struct Steering {
     stages: Option<ProgramArray<MapData>>,
     /// Maps that an earlier master made.
     pub reused: Vec<String>,
+    room: Room,
 }
+
+/// Entries of the maps whose size is not fixed, by name.
+pub type Room = [(&'static str, u32); 3];
 
 /// Where an earlier master of this run folder pinned the backend table, if it is one that may be used.
 ///
@@ -56,13 +60,13 @@ impl Steering {
     ///
     /// # Errors
     /// What the kernel says; without root that it is not allowed.
-    pub fn load(pins: &Pins, backends: &MapData, flows: u32) -> anyhow::Result<Self> {
-        let mut layouts = pins::layouts(OBJECT, &[("FLOWS", flows)])?;
+    pub fn load(pins: &Pins, backends: &MapData, room: Room) -> anyhow::Result<Self> {
+        let mut layouts = pins::layouts(OBJECT, &room)?;
         layouts.retain(|name, _| name != STAGES && name != HAND_OVER);
         let ready = pins.prepare(&layouts)?;
         pin_backends(&ready.folder.join(BACKENDS), backends)?;
-        let ebpf = load_maps(&ready.folder, &layouts, flows)?;
-        let mut steering = Self { ebpf, folder: ready.folder, stages: None, reused: ready.reused };
+        let ebpf = load_maps(&ready.folder, &layouts, &room)?;
+        let mut steering = Self { ebpf, folder: ready.folder, stages: None, reused: ready.reused, room };
         steering.load_programs()?;
         Ok(steering)
     }
@@ -92,6 +96,11 @@ impl Steering {
             std::fs::rename(&new, &pin).with_context(|| format!("pin {}", pin.display()))?;
         }
         Ok(())
+    }
+
+    /// How many entries a map of [`Room`] has room for.
+    pub fn room(&self, map: &str) -> u32 {
+        self.room.iter().find(|(name, _)| *name == map).map_or(0, |(_, entries)| *entries)
     }
 
     /// The folder of the maps.
@@ -153,10 +162,13 @@ fn verify(ebpf: &mut Ebpf) -> anyhow::Result<()> {
     })
 }
 
-fn load_maps(folder: &Path, layouts: &Layouts, flows: u32) -> anyhow::Result<Ebpf> {
+fn load_maps(folder: &Path, layouts: &Layouts, room: &Room) -> anyhow::Result<Ebpf> {
     let mut loader = EbpfLoader::new();
     // The programs need no relocation by type.
-    loader.btf(None).map_max_entries("FLOWS", flows);
+    loader.btf(None);
+    for (name, entries) in room {
+        loader.map_max_entries(name, *entries);
+    }
     for name in layouts.keys() {
         loader.map_pin_path(name.as_str(), folder.join(name));
     }

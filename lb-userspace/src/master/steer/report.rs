@@ -2,8 +2,6 @@
 //!
 //! Effectful: reads BPF maps.
 
-use lb_common::limits::NAT_ENTRIES_MAX;
-
 use super::{Loaded, Steer};
 use crate::config::model::steering::{Forward, Mode, NatSource, Vip};
 use crate::control::protocol::steering::{
@@ -12,6 +10,7 @@ use crate::control::protocol::steering::{
 use crate::state::event::Slot;
 use crate::steer::contents::Table;
 use crate::steer::flow_lookup::{Ground, Question, look_up};
+use crate::steer::room;
 use crate::table::BackendTable;
 use crate::time::Time;
 
@@ -40,11 +39,16 @@ impl Steer {
                 packets,
             })
             .collect();
-        let flows =
-            TableUse { name: "flows".into(), entries: None, entries_max: model.steering.flows.into() };
-        let entries = census.is_counted.then_some(census.entries);
-        let nat = TableUse { name: "nat".into(), entries, entries_max: NAT_ENTRIES_MAX.into() };
-        report.tables = vec![nat, flows];
+        let table = |name: &str, map: &str, entries: Option<u64>| TableUse {
+            name: name.to_owned(),
+            entries,
+            entries_max: loaded.programs.room(map).into(),
+        };
+        report.tables = vec![
+            table("nat", room::NAT, census.is_counted.then_some(census.entries)),
+            table("nat_half_open", room::NAT_HALF_OPEN, None),
+            table("flows", room::FLOWS, None),
+        ];
         report
     }
 

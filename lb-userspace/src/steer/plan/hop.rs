@@ -18,16 +18,35 @@ const PROTOCOL_UDP: u8 = 17;
 /// Of outer headers: what RFC 1700 recommends, so that a loop ends.
 const TTL: u8 = 64;
 
-/// A row for every backend of the upstreams that VIPs forward to, whatever its state: flows may know those that leave.
-pub fn fill(inputs: &Inputs<'_>, contents: &mut Contents) {
+/// A row for every backend of the upstreams that VIPs forward to, whatever its state: flows may know those that leave. Other backends keep the
+/// row that they have: flows began while a VIP forwarded to their upstream.
+pub fn fill(inputs: &Inputs<'_>, applied: &Contents, contents: &mut Contents) {
     for vip in &inputs.model.steering.vips {
         let Forward::Remote { upstream, mode } = &vip.forward else { continue };
         for backend in inputs.backends.iter().filter(|backend| backend.upstream == *upstream) {
             let way = inputs.hops.get(&backend.address.ip());
-            let row = way.map_or_else(HopRow::default, |way| hop_row(backend, vip, *mode, way));
+            // Whose it is stays when the way is lost, and with it what was counted.
+            let nowhere = HopRow { address: address_bytes(backend.address.ip()), ..HopRow::default() };
+            let row = way.map_or(nowhere, |way| hop_row(backend, vip, *mode, way));
             contents.hops.insert(u32::from(backend.slot), row);
         }
     }
+    for backend in inputs.backends {
+        let slot = u32::from(backend.slot);
+        if let Some(row) = applied.hops.get(&slot)
+            && row.address == address_bytes(backend.address.ip())
+            && !contents.hops.contains_key(&slot)
+        {
+            contents.hops.insert(slot, rerouted(row, backend, inputs.hops.get(&backend.address.ip())));
+        }
+    }
+}
+
+/// The row with the way that is known now.
+fn rerouted(row: &HopRow, backend: &Backend, way: Option<&NextHop>) -> HopRow {
+    let Some(way) = way else { return HopRow { interface: 0, ..*row } };
+    let (link, link_bytes) = link(way, backend.address.ip());
+    HopRow { interface: way.interface, mtu: way.mtu, link, link_bytes, ..*row }
 }
 
 fn hop_row(backend: &Backend, vip: &Vip, mode: Mode, way: &NextHop) -> HopRow {

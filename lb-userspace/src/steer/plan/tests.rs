@@ -17,7 +17,9 @@ pub(in crate::steer) struct Node {
     pub model: Model,
     pub backends: Vec<Backend>,
     pub hops: BTreeMap<IpAddr, NextHop>,
-    pub interfaces: BTreeMap<String, u32>,
+    pub interfaces: BTreeMap<String, Port>,
+    pub own: BTreeSet<IpAddr>,
+    pub tables: BTreeMap<String, u32>,
     pub capture: Option<Capture>,
 }
 
@@ -28,7 +30,9 @@ impl Node {
         let mut node = Self {
             backends: Vec::new(),
             hops: BTreeMap::new(),
-            interfaces: [("eth0".to_owned(), 2)].into(),
+            interfaces: [("eth0".to_owned(), Port { index: 2, mtu: 1500, members: Vec::new() })].into(),
+            own: BTreeSet::new(),
+            tables: BTreeMap::new(),
             capture: None,
             model,
         };
@@ -58,6 +62,8 @@ impl Node {
             backends: &self.backends,
             hops: &self.hops,
             interfaces: &self.interfaces,
+            own: &self.own,
+            tables: &self.tables,
             capture: self.capture.as_ref(),
             now_ns,
         };
@@ -268,9 +274,79 @@ fn whom_no_way_leads_to_has_no_seat_while_others_have_one() {
     node.hops.remove(&node.backends[1].address.ip());
     let contents = node.first();
     assert_eq!(seats(only_table(&contents)), [(10, 1), (12, 1)]);
-    assert_eq!(contents.hops[&11], HopRow::default());
+    let address = contents.hops[&10].address.map(|byte| if byte == 10 { 11 } else { byte });
+    assert_eq!(contents.hops[&11], HopRow { address, ..HopRow::default() }, "whose it is stays known");
     node.hops.clear();
     assert_eq!(seats(only_table(&node.first())).len(), 3);
+}
+
+/// Two upstreams, and the VIPs of ports 80 and 81 that forward to them.
+fn two_upstreams(of_80: &str, of_81: &str) -> Model {
+    let vips = [(80, of_80), (81, of_81)].map(|(port, of)| {
+        let [a, b] = ["blue", "green"].map(|name| name == of);
+        assert!(a || b, "{of}");
+        vip(&format!("address = \"203.0.113.10:{port}\"\nupstream = \"{of}\"\nforward = \"nat\""))
+    });
+    let upstreams = [upstream("blue", &["192.0.2.10:80"]), upstream("green", &["192.0.2.11:80"])];
+    model(&format!("[kernel]\nlookup_rows = 251\n{}{}", vips.concat(), upstreams.concat()))
+}
+
+#[test]
+fn a_table_in_use_is_not_given_to_another_upstream() {
+    let mut node = Node::new("");
+    node.model = two_upstreams("blue", "blue");
+    node.add("blue", 10, "192.0.2.10:80".parse().unwrap(), 1);
+    node.add("green", 11, "192.0.2.11:80".parse().unwrap(), 1);
+    let first = node.plan(&Contents::default(), LATER);
+    for knows_names in [true, false] {
+        node.model = two_upstreams("green", "blue");
+        node.tables = if knows_names { first.tables.clone() } else { BTreeMap::new() };
+        let second = node.plan(&first.contents, LATER + SECOND);
+        assert_ne!(second.tables["green"], first.tables["blue"]);
+        for change in changes(&first.contents, &second.contents) {
+            if let Change::SetTable { index, table } = change {
+                let is_blue = table.seats.iter().any(|seat| seat.slot == 10);
+                assert!(
+                    is_blue || index != first.tables["blue"],
+                    "the VIP that stays would be green's for a while"
+                );
+            }
+        }
+        if knows_names {
+            assert_eq!(second.tables["blue"], first.tables["blue"]);
+        }
+    }
+    node.model = two_upstreams("green", "green");
+    node.tables = BTreeMap::new();
+    let renamed = node.plan(&first.contents, LATER + SECOND);
+    assert_eq!(renamed.tables["green"], first.tables["blue"], "all its VIPs used it");
+}
+
+#[test]
+fn flows_to_an_upstream_that_no_vip_names_any_more_have_a_way() {
+    let mut node = Node::new("");
+    node.model = two_upstreams("blue", "blue");
+    node.add("blue", 10, "192.0.2.10:80".parse().unwrap(), 1);
+    node.add("green", 11, "192.0.2.11:80".parse().unwrap(), 1);
+    let first = node.first();
+    assert_eq!(first.hops.keys().copied().collect::<Vec<_>>(), [10]);
+    node.model = two_upstreams("green", "green");
+    let second = node.plan(&first, LATER + SECOND).contents;
+    assert_eq!(second.hops[&10], first.hops[&10]);
+    node.hops.values_mut().for_each(|way| way.target_link[5] = 77);
+    let third = node.plan(&second, LATER + SECOND).contents;
+    assert_eq!(third.hops[&10].link[5], 77, "its neighbour is followed");
+    assert_eq!(third.hops[&10].nat_ports, first.hops[&10].nat_ports);
+    node.backends.retain(|backend| backend.slot != 10);
+    assert!(!node.plan(&third, LATER + SECOND).contents.hops.contains_key(&10));
+}
+
+#[test]
+fn a_vip_knows_its_interface_and_whether_its_address_is_the_host_s_own() {
+    let mut node = Node::new(&three("nat"));
+    assert_eq!(node.first().vip_rows[&0].mtu, 1500);
+    node.own = ["203.0.113.10".parse().unwrap()].into();
+    assert_eq!(node.first().vip_rows[&0].flags, VipRow::PRESENT | VipRow::OWN);
 }
 
 #[test]
@@ -465,5 +541,8 @@ fn who_leaves_keeps_its_way_until_it_is_gone() {
 
 #[test]
 fn packets_may_leave_where_vips_come_in_and_backends_are() {
-    assert_eq!(Node::new(&three("nat")).first().ports, [2, 7].into());
+    let mut node = Node::new(&three("nat"));
+    assert_eq!(node.first().ports, [(2, 2), (7, 7)].into());
+    node.interfaces.values_mut().for_each(|port| port.members = vec![3, 4]);
+    assert_eq!(node.first().ports, [(2, 2), (3, 2), (4, 2), (7, 7)].into());
 }

@@ -9,6 +9,8 @@ use crate::config::model::steering::{Forward, Mode, NatSource, Vip, VipProtocol}
 use crate::steer::contents::{Contents, Prefix, address_bytes};
 use crate::steer::identity;
 
+use super::Inputs;
+
 /// The row of each VIP. One that is there keeps its row; a new one gets a row that was not in use, so that flows of a VIP
 /// that is gone are not taken for its own.
 pub fn indices(vips: &[Vip], applied: &Contents) -> Vec<u32> {
@@ -22,26 +24,49 @@ pub fn indices(vips: &[Vip], applied: &Contents) -> Vec<u32> {
     kept.into_iter().map(|index| index.unwrap_or_else(|| allocation.new_index())).collect()
 }
 
-/// The lookup table of each upstream that VIPs forward to, known again by the VIPs that used it.
-pub fn table_indices(vips: &[Vip], applied: &Contents) -> BTreeMap<String, u32> {
-    let known: BTreeMap<u32, u32> = applied.vip_rows.values().map(|row| (row.identity, row.table)).collect();
+/// The lookup table of each upstream that VIPs forward to: the one that it had in `before`, or, where there was no plan before, the one that its
+/// VIPs used. Never one that a VIP of another upstream uses until its row is written.
+pub fn table_indices(
+    vips: &[Vip],
+    before: &BTreeMap<String, u32>,
+    applied: &Contents,
+) -> BTreeMap<String, u32> {
+    let users = users(vips, applied);
     let mut allocation = Allocation::new(applied.tables.keys().copied(), LOOKUP_TABLES_MAX);
     let mut tables = BTreeMap::new();
-    for (vip, upstream) in vips.iter().filter_map(remote_upstream) {
-        let index = known.get(&identity_of(vip)).copied().filter(|index| applied.tables.contains_key(index));
-        if let Some(index) = index
-            && !tables.contains_key(upstream)
+    let upstreams: BTreeSet<&str> = vips.iter().filter_map(remote_upstream).map(|(_, name)| name).collect();
+    let is_there = |index: &u32| applied.tables.contains_key(index);
+    for upstream in &upstreams {
+        if let Some(index) = before.get(*upstream).copied().filter(is_there)
             && allocation.keep(index)
         {
-            tables.insert(upstream.to_owned(), index);
+            tables.insert((*upstream).to_owned(), index);
         }
     }
-    for (_, upstream) in vips.iter().filter_map(remote_upstream) {
-        if !tables.contains_key(upstream) {
-            tables.insert(upstream.to_owned(), allocation.new_index());
+    for upstream in &upstreams {
+        let mut own = users.iter().filter(|(_, names)| names.iter().eq([upstream])).map(|(index, _)| *index);
+        if !tables.contains_key(*upstream)
+            && let Some(index) = own.find(|index| is_there(index) && allocation.keep(*index))
+        {
+            tables.insert((*upstream).to_owned(), index);
         }
+    }
+    for upstream in upstreams {
+        tables.entry(upstream.to_owned()).or_insert_with(|| allocation.new_index());
     }
     tables
+}
+
+/// By lookup table, the upstreams to which the VIPs that use it are to forward.
+fn users<'a>(vips: &'a [Vip], applied: &Contents) -> BTreeMap<u32, BTreeSet<&'a str>> {
+    let known: BTreeMap<u32, u32> = applied.vip_rows.values().map(|row| (row.identity, row.table)).collect();
+    let mut users = BTreeMap::<u32, BTreeSet<&str>>::new();
+    for (vip, upstream) in vips.iter().filter_map(remote_upstream) {
+        if let Some(index) = known.get(&identity_of(vip)) {
+            users.entry(*index).or_default().insert(upstream);
+        }
+    }
+    users
 }
 
 fn remote_upstream(vip: &Vip) -> Option<(&Vip, &str)> {
@@ -86,11 +111,17 @@ impl Allocation {
 type Placed<'a> = (&'a Vip, u32);
 
 /// Rows, keys and prefixes of all VIPs.
-pub fn fill(vips: &[Vip], rows: &[u32], tables: &BTreeMap<String, u32>, contents: &mut Contents) {
-    let vips: Vec<Placed<'_>> = vips.iter().zip(rows.iter().copied()).collect();
-    for (vip, row) in &vips {
+pub fn fill(inputs: &Inputs<'_>, rows: &[u32], tables: &BTreeMap<String, u32>, contents: &mut Contents) {
+    let vips: Vec<Placed<'_>> = inputs.model.steering.vips.iter().zip(rows.iter().copied()).collect();
+    for (vip, index) in &vips {
         let table = remote_upstream(vip).and_then(|(_, upstream)| tables.get(upstream)).copied();
-        contents.vip_rows.insert(*row, vip_row(vip, table.unwrap_or_default()));
+        let mut row = vip_row(vip, table.unwrap_or_default());
+        // Where the interface is not there, nothing leaves by it.
+        row.mtu = inputs.interfaces.get(&vip.interface).map_or(u32::MAX, |port| port.mtu);
+        if vip.address.single().is_some_and(|address| inputs.own.contains(&address)) {
+            row.flags |= VipRow::OWN;
+        }
+        contents.vip_rows.insert(*index, row);
     }
     let (spanned, exact): (Vec<Placed<'_>>, Vec<Placed<'_>>) =
         vips.iter().partition(|(vip, _)| vip.needs_span(vips.iter().map(|(other, _)| *other)));

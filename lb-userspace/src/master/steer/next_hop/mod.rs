@@ -111,6 +111,8 @@ pub struct Interface {
     pub is_veth: bool,
     /// Of a VLAN.
     pub vlan: Option<Vlan>,
+    /// The bond, team or bridge that it is a part of.
+    pub master: Option<u32>,
     /// The XDP program that is attached.
     pub xdp: Option<Attached>,
 }
@@ -293,6 +295,11 @@ impl Network {
         self.interfaces.values().filter(|one| !one.is_loopback).map(|one| one.name.as_str())
     }
 
+    /// The interfaces that this one is made of, as a bond is.
+    pub fn members(&self, index: u32) -> impl Iterator<Item = u32> {
+        self.interfaces.iter().filter(move |(_, one)| one.master == Some(index)).map(|(member, _)| *member)
+    }
+
     /// The interfaces that have this address.
     pub fn interfaces_with(&self, address: IpAddr) -> impl Iterator<Item = u32> {
         self.addresses.range((address, 0)..=(address, u32::MAX)).map(|(_, interface)| *interface)
@@ -315,6 +322,9 @@ impl Interface {
                 LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
                 LinkAttribute::Address(bytes) if is_ethernet => interface.link = ethernet(bytes),
                 LinkAttribute::Link(index) => on = Some(*index),
+                LinkAttribute::Controller(index) => {
+                    interface.master = Some(*index).filter(|index| *index != 0)
+                }
                 LinkAttribute::Xdp(xdp) => interface.xdp = attached(xdp),
                 LinkAttribute::LinkInfo(details) => {
                     for detail in details {
