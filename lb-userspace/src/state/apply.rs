@@ -28,7 +28,7 @@ impl Turn<'_> {
         self.record("master", "configuration applied", &change::count(&lines), "configuration");
         self.effects.push(Effect::Listen(model.clone()));
         self.apply_static_backends(before.as_deref(), model, &mut lines);
-        self.give_up_left();
+        self.give_up_left(model);
         self.apply_programs(before.as_deref(), model);
         self.publish_due = true;
         if let Some(request) = request {
@@ -77,7 +77,7 @@ impl Turn<'_> {
     fn add_static(&mut self, upstream: &Upstream, configured: &Configured) -> bool {
         let subject = format!("{}/{}", upstream.name, configured.address);
         let identity = super::identity(&upstream.name, &configured.address);
-        let left = self.state.left.remove(&identity);
+        let left = self.state.left.rows.remove(&identity);
         let Some(slot) = left.map(|row| row.slot).or_else(|| self.state.slots.allocate()) else {
             self.record(&subject, "backend refused", "backend table is full", "configuration");
             return false;

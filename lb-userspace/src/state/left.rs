@@ -7,13 +7,19 @@ use std::collections::BTreeMap;
 
 use super::State;
 use super::backend::Written;
-use super::event::{InstanceId, Slot};
+use super::event::{Effect, InstanceId, Slot};
 use super::step::Turn;
-use crate::config::model::Address;
+use crate::config::model::{Address, Model};
 use lb_common::backend::{BackendRow, TrafficState};
 
-/// Rows found in the table, by what the backend is.
-pub(super) type Left = BTreeMap<u64, LeftRow>;
+/// Rows found in the table.
+#[derive(Debug, Default)]
+pub(super) struct Left {
+    /// By what the backend is.
+    pub rows: BTreeMap<u64, LeftRow>,
+    /// Those that were being given up when their backend came back, on another row.
+    leaving: Vec<LeftRow>,
+}
 
 /// A row as it was found.
 #[derive(Clone, Copy, Debug)]
@@ -34,20 +40,30 @@ impl State {
             };
             self.next_instance = self.next_instance.max(row.instance.saturating_add(1));
             self.slots.take(slot);
-            // The second of two equal ones is a row that was being given up when its backend came back.
-            if let Some(twin) = self.left.insert(row.identity, LeftRow { slot, written }) {
-                self.slots.release(twin.slot, None);
+            let found = LeftRow { slot, written };
+            match self.left.rows.insert(row.identity, found) {
+                None => {}
+                Some(twin) if twin.written.instance < written.instance => self.left.leaving.push(twin),
+                Some(twin) => {
+                    self.left.rows.insert(row.identity, twin);
+                    self.left.leaving.push(found);
+                }
             }
         }
     }
 }
 
 impl Turn<'_> {
-    /// Gives up the rows whose backends the configuration does not have any more.
-    pub(super) fn give_up_left(&mut self) {
-        for row in std::mem::take(&mut self.state.left).into_values() {
+    /// Gives up the rows whose backends the configuration does not have any more. Of whose upstream they were nobody knows: they have the
+    /// time of the most patient one.
+    pub(super) fn give_up_left(&mut self, model: &Model) {
+        let waits = model.upstreams.values().map(|upstream| upstream.drain_timeout);
+        let wait = waits.max().unwrap_or_default();
+        let left = std::mem::take(&mut self.state.left);
+        for row in left.leaving.into_iter().chain(left.rows.into_values()) {
             self.push_leaving_row(row.slot, row.written.instance, row.written.identity);
-            self.state.slots.release(row.slot, None);
+            self.state.slots.release(row.slot, Some(self.now + wait));
+            self.effects.push(Effect::WatchDrain { slot: row.slot });
         }
     }
 }

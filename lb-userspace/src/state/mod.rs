@@ -91,7 +91,7 @@ impl State {
             static_slots: BTreeMap::new(),
             static_lives: BTreeMap::new(),
             slots: Slots::default(),
-            left: left::Left::new(),
+            left: left::Left::default(),
             requests: Vec::new(),
             published: Snapshot::default(),
             acknowledged: 0,

@@ -217,8 +217,7 @@ impl Changer<'_> {
             State::Closed | State::Unplugged => self.weigh(),
             State::Removed | State::Drained => self.bring_back(number)?,
             State::In => match self.rng.u8(..5) {
-                // A successor does not know backends that were on their way out of the file.
-                0 if self.plan.restarts == 0 => self.remove(number),
+                0 => self.remove(number),
                 1 => self.drain(number)?,
                 2 => self.close(number),
                 3 => self.unplug(number)?,

@@ -1,8 +1,8 @@
 //! The next master takes up the rows that a killed one left.
 
-use super::desk::Desk;
+use super::desk::{Desk, seconds};
 use crate::config::model::Model;
-use crate::state::event::{Event, ProbeRole, Slot};
+use crate::state::event::{Event, InstanceId, ProbeRole, Slot};
 use crate::state::identity;
 use crate::state::simulation::models::{backend, model, probe, upstream};
 use lb_common::backend::{BackendRow, TrafficState};
@@ -29,7 +29,7 @@ fn left(slot: u32, port: u16, state: TrafficState, weight: u32) -> (Slot, Backen
 /// A master after a killed one, whose probes have said nothing yet.
 fn successor(rows: &[(Slot, BackendRow)]) -> Desk {
     let mut desk = Desk::new();
-    desk.probes_pass = false;
+    (desk.probes_pass, desk.idle) = (false, false);
     desk.state.take_up(rows);
     desk.apply(pair());
     desk
@@ -61,10 +61,26 @@ fn drained_backend_stays_drained_and_one_that_was_being_given_up_does_not() {
 }
 
 #[test]
-fn row_of_a_backend_that_is_not_configured_any_more_is_emptied() {
-    let desk = successor(&[left(7, 1, TrafficState::In, 1), left(9, 3, TrafficState::In, 1)]);
+fn row_of_a_backend_that_is_not_configured_any_more_drains() {
+    let mut desk = successor(&[left(7, 1, TrafficState::In, 1), left(9, 3, TrafficState::In, 1)]);
     assert_eq!(desk.slot("docs/10.0.0.1:1"), Slot(7));
+    assert_eq!(desk.row(Slot(9)), (InstanceId(509), TrafficState::Draining, 0));
+    desk.send(Event::Drained { slot: Slot(9) });
     assert_eq!(desk.row(Slot(9)), Default::default());
+}
+
+#[test]
+fn backend_that_came_back_while_its_row_drained_has_the_newer_row_and_the_older_drains() {
+    for (newer, older) in [(7, 5), (7, 9)] {
+        let mut rows = [left(newer, 1, TrafficState::In, 1), left(older, 1, TrafficState::Draining, 0)];
+        rows[0].1.instance = 600;
+        rows.sort_by_key(|(slot, _)| *slot);
+        let mut desk = successor(&rows);
+        assert_eq!(desk.slot("docs/10.0.0.1:1"), Slot(newer));
+        assert_eq!(desk.row(Slot(older)).1, TrafficState::Draining);
+        desk.wait(seconds(3600));
+        assert_eq!(desk.row(Slot(older)), Default::default(), "its time is over");
+    }
 }
 
 #[test]
