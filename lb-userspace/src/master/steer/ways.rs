@@ -27,6 +27,8 @@ pub struct Ways {
     network: Network,
     routes: BTreeMap<IpAddr, Result<Route, NoWay>>,
     hops: BTreeMap<IpAddr, NextHop>,
+    /// The interface and neighbour that each hop is of.
+    through: BTreeMap<IpAddr, (u32, IpAddr)>,
     trouble: BTreeMap<IpAddr, NoWay>,
     to_ask: BTreeSet<IpAddr>,
     /// Interfaces, addresses or routes changed since somebody asked.
@@ -47,6 +49,7 @@ impl Ways {
             kernel,
             routes: BTreeMap::new(),
             hops: BTreeMap::new(),
+            through: BTreeMap::new(),
             trouble: BTreeMap::new(),
             to_ask: BTreeSet::new(),
             has_moved: false,
@@ -59,6 +62,7 @@ impl Ways {
     pub fn want(&mut self, targets: &BTreeSet<IpAddr>) {
         self.routes.retain(|target, _| targets.contains(target));
         self.hops.retain(|target, _| targets.contains(target));
+        self.through.retain(|target, _| targets.contains(target));
         self.trouble.retain(|target, _| targets.contains(target));
         self.to_ask.retain(|target| targets.contains(target));
         self.to_ask.extend(targets.iter().filter(|target| !self.routes.contains_key(target)));
@@ -152,14 +156,20 @@ impl Ways {
     /// From the route and the neighbour to the next hop. Whether it changed.
     fn settle(&mut self, target: IpAddr) -> bool {
         let Some(route) = self.routes.get(&target) else { return false };
+        let through = route.as_ref().ok().map(|route| (route.interface, route.neighbour));
         let found = route.clone().and_then(|route| self.network.next_hop(&route));
         match found {
             Ok(hop) => {
                 let had_trouble = self.trouble.remove(&target).is_some();
+                self.through.extend(through.map(|through| (target, through)));
                 self.hops.insert(target, hop) != Some(hop) || had_trouble
             }
-            // The kernel has forgotten a neighbour that it saw no use of.
-            Err(NoWay::Unresolved(..)) if self.hops.contains_key(&target) => {
+            Err(why @ NoWay::Unresolved(..)) if self.hops.contains_key(&target) => {
+                // Either the kernel has forgotten a neighbour that it saw no use of, or the route has another now, which is asked for until it
+                // answers. The old way may serve as long.
+                if self.through.get(&target) != through.as_ref() {
+                    self.trouble.insert(target, why);
+                }
                 self.resolve(target);
                 false
             }

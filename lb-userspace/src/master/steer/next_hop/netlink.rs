@@ -8,7 +8,8 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload,
 };
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::LinkMessage;
@@ -28,6 +29,8 @@ const GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400;
 const DATAGRAM_BYTES_MAX: usize = 64 * 1024;
 /// News that may wait: a full routing table that flaps is told in some ten megabytes, and asked for anew where it is more.
 const NEWS_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How often a dump is asked for that changes while it is told; what it misses then is news.
+const DUMP_TRIES_MAX: u32 = 3;
 /// The kernel answers within the call; only a kernel that is stuck takes longer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// Datagrams of news taken in one go.
@@ -57,17 +60,29 @@ impl Kernel {
     /// What the kernel says.
     pub fn network(&mut self) -> io::Result<Network> {
         let mut network = Network::default();
+        for _ in 0..DUMP_TRIES_MAX {
+            network = Network::default();
+            if self.dump(&mut network)? {
+                break;
+            }
+        }
+        Ok(network)
+    }
+
+    /// Whether nothing changed in between that would leave the picture with a part of before and one of after.
+    fn dump(&mut self, network: &mut Network) -> io::Result<bool> {
         let questions = [
             RouteNetlinkMessage::GetLink(LinkMessage::default()),
             RouteNetlinkMessage::GetAddress(AddressMessage::default()),
             RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()),
         ];
+        let mut is_whole = true;
         for question in questions {
-            self.ask(question, NLM_F_DUMP, |message| {
+            is_whole &= self.ask(question, NLM_F_DUMP, |message| {
                 network.hear(&message);
             })?;
         }
-        Ok(network)
+        Ok(is_whole)
     }
 
     /// The route by which this host would send to `target`.
@@ -86,7 +101,7 @@ impl Kernel {
             }
         });
         match asked.map_err(|error| error.raw_os_error()) {
-            Ok(()) => Ok(answer.unwrap_or(Err(NoWay::NoRoute(target)))),
+            Ok(_) => Ok(answer.unwrap_or(Err(NoWay::NoRoute(target)))),
             Err(Some(libc::ENETUNREACH)) => Ok(Err(NoWay::NoRoute(target))),
             Err(Some(libc::EHOSTUNREACH)) => Ok(Err(NoWay::Refused(target, "unreachable"))),
             Err(Some(libc::EACCES)) => Ok(Err(NoWay::Refused(target, "prohibit"))),
@@ -109,16 +124,17 @@ impl Kernel {
         message.header.flags = NeighbourFlags::Use;
         message.attributes.push(NeighbourAttribute::Destination(neighbour.into()));
         let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
-        self.ask(RouteNetlinkMessage::NewNeighbour(message), flags, |_| {})
+        self.ask(RouteNetlinkMessage::NewNeighbour(message), flags, |_| {}).map(drop)
     }
 
-    /// Asks and hands each answer over, to the end of the dump or the acknowledgement.
+    /// Asks and hands each answer over, to the end of the dump or the acknowledgement. False where what was dumped changed meanwhile.
     fn ask(
         &mut self,
         question: RouteNetlinkMessage,
         flags: u16,
         mut hear: impl FnMut(RouteNetlinkMessage),
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
+        let mut is_whole = true;
         self.sequence = self.sequence.wrapping_add(1);
         let mut message = NetlinkMessage::from(question);
         message.header.flags = NLM_F_REQUEST | flags;
@@ -135,12 +151,13 @@ impl Kernel {
                 if message.header.sequence_number != self.sequence {
                     continue;
                 }
+                is_whole &= message.header.flags & NLM_F_DUMP_INTR == 0;
                 match message.payload {
                     NetlinkPayload::InnerMessage(message) => hear(message),
-                    NetlinkPayload::Done(_) => return Ok(()),
+                    NetlinkPayload::Done(_) => return Ok(is_whole),
                     NetlinkPayload::Error(error) => {
                         return match error.code {
-                            None => Ok(()),
+                            None => Ok(is_whole),
                             Some(code) => Err(io::Error::from_raw_os_error(code.get().abs())),
                         };
                     }
@@ -155,6 +172,8 @@ impl Kernel {
 pub struct News {
     socket: AsyncFd<OwnedFd>,
     buffer: Vec<u8>,
+    /// Some were lost, and those that are left are older than what will be asked for.
+    has_lost: bool,
 }
 
 /// A batch of news.
@@ -177,7 +196,11 @@ impl News {
         if sockopt::set_socket_recv_buffer_size_force(&socket, NEWS_BYTES_MAX).is_err() {
             sockopt::set_socket_recv_buffer_size(&socket, NEWS_BYTES_MAX)?;
         }
-        Ok(Self { socket: crate::master::watched::watched(socket)?, buffer: vec![0; DATAGRAM_BYTES_MAX] })
+        Ok(Self {
+            socket: crate::master::watched::watched(socket)?,
+            buffer: vec![0; DATAGRAM_BYTES_MAX],
+            has_lost: false,
+        })
     }
 
     /// Waits for news. Cancel-safe: nothing is taken before the wait is over.
@@ -190,12 +213,18 @@ impl News {
                     rustix::net::recv(ready.get_inner(), self.buffer.as_mut_slice(), RecvFlags::empty());
                 match received {
                     Ok((length, _)) => told.extend(messages(&self.buffer[..length]).filter_map(inner)),
-                    Err(rustix::io::Errno::NOBUFS) => return Told::Lost,
+                    Err(rustix::io::Errno::NOBUFS) => self.has_lost = true,
                     Err(_) => {
                         ready.clear_ready();
+                        if std::mem::take(&mut self.has_lost) {
+                            return Told::Lost;
+                        }
                         break;
                     }
                 }
+            }
+            if self.has_lost {
+                told.clear();
             }
             if !told.is_empty() {
                 return Told::Messages(told);
