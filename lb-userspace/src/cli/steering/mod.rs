@@ -66,10 +66,11 @@ fn json(report: &VipReport) -> Result<Exit, CommandError> {
     Ok(verdict(report))
 }
 
-/// Whether each VIP has somebody to send new flows to.
+/// Whether each VIP has somebody to send new flows to. Who has those of a local one is not the kernel program's to know.
 fn verdict(report: &VipReport) -> Exit {
     let serves = report.vips.iter().all(|vip| {
-        vip.backends.iter().any(|backend| matches!(backend.traffic_state.as_str(), "IN" | "WARMING"))
+        let takes_new = |state: &str| matches!(state, "IN" | "WARMING");
+        vip.forward == "local" || vip.backends.iter().any(|backend| takes_new(&backend.traffic_state))
     });
     if serves { Exit::Fine } else { Exit::NotRunning }
 }
@@ -138,5 +139,7 @@ mod tests {
         check(&["WARMING"], Exit::Fine);
         check(&["OUT", "DRAINING"], Exit::NotRunning);
         check(&[], Exit::NotRunning);
+        let local = VipStatus { forward: "local".into(), ..VipStatus::default() };
+        assert_eq!(verdict(&VipReport { vips: vec![local], ..VipReport::default() }), Exit::Fine);
     }
 }

@@ -36,12 +36,12 @@ use self::attach::Attachment;
 use self::expiry::Expiry;
 use self::maps::Maps;
 use self::next_hop::netlink::{News, Told};
-use self::next_hop::{Mode, NoWay};
+use self::next_hop::{Mode, Network, NoWay};
 use self::object::Steering as Programs;
 use self::pins::Pins;
 use self::ways::Ways;
 use super::kernel::KernelHalf;
-use crate::config::model::steering::{Forward, Guard, XdpMode};
+use crate::config::model::steering::{Forward, Guard, Vip, XdpMode};
 use crate::config::model::{Address, Model, Switch};
 use crate::control::protocol::Capability;
 use crate::snapshot::Snapshot;
@@ -479,12 +479,23 @@ impl Steer {
                 );
                 missing.push((vip.name.clone(), cause));
             }
+            missing.extend(vlan_of_nat(vip, network).map(|cause| (vip.name.clone(), cause)));
         }
         for (name, cause) in missing {
             log::warn!("vip not answered vip={name} reason=\"{cause}\"");
             self.note(&name, "vip not answered", &cause);
         }
     }
+}
+
+/// Why answers of backends may not get back to the clients of a VIP: frames are sent into a VLAN's interface by no program but its own.
+fn vlan_of_nat(vip: &Vip, network: &Network) -> Option<String> {
+    let Forward::Remote { mode, .. } = &vip.forward else { return None };
+    let below = network.below(&vip.interface).filter(|_| !mode.is_direct())?;
+    Some(format!(
+        "{} is a VLAN, which takes no frames of programs of other interfaces: write interface = \"{}\", where tags are read, too",
+        vip.interface, below.name
+    ))
 }
 
 impl Loaded {

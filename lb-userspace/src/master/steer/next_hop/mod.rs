@@ -295,6 +295,11 @@ impl Network {
         self.interfaces.values().filter(|one| !one.is_loopback).map(|one| one.name.as_str())
     }
 
+    /// The interface that the one of this name is a VLAN on.
+    pub fn below(&self, name: &str) -> Option<&Interface> {
+        self.interface(self.interface_named(name)?.1.vlan?.on)
+    }
+
     /// The interfaces that this one is made of, as a bond is.
     pub fn members(&self, index: u32) -> impl Iterator<Item = u32> {
         self.interfaces.iter().filter(move |(_, one)| one.master == Some(index)).map(|(member, _)| *member)

@@ -114,6 +114,22 @@ fn vlan_is_a_tag_on_the_interface_below() {
     check("10.0.0.7", vec![RouteAttribute::Oif(3)], Ok(tagged));
     check("10.0.0.7", vec![RouteAttribute::Oif(4)], Err(NoWay::Tags("eth0.7.8".into())));
     check("10.0.0.7", vec![RouteAttribute::Oif(5)], Err(NoWay::Tags("eth0.ad".into())));
+    let network = network();
+    assert_eq!(network.below("eth0.7").map(|below| below.name.as_str()), Some("eth0"));
+    assert!(network.below("eth0").is_none() && network.below("eth9").is_none());
+}
+
+#[test]
+fn bond_is_made_of_the_interfaces_that_name_it() {
+    let mut network = network();
+    let member =
+        |index: u32, bond: u32| link(index, &format!("eth{index}"), vec![LinkAttribute::Controller(bond)]);
+    for message in [link(20, "bond0", vec![]), member(21, 20), member(22, 20), member(23, 0)] {
+        network.hear(&message);
+    }
+    assert_eq!(network.members(20).collect::<Vec<_>>(), [21, 22]);
+    network.hear(&member(22, 0));
+    assert_eq!(network.members(20).collect::<Vec<_>>(), [21]);
 }
 
 #[test]
