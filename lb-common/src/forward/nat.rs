@@ -20,6 +20,8 @@ use crate::vip::VipRow;
 use entry::{Home, Opening, Side};
 use port::Search;
 
+/// A flow is looked at anew by who has been silent for so long.
+const PAUSE_NS: u64 = 1_000_000_000;
 /// Every interface takes packets of this size (RFC 8200, section 5).
 const MTU_MIN: usize = 1280;
 /// What is noted of a packet whose VIP nobody has asked for yet.
@@ -39,8 +41,17 @@ enum Age {
 /// something is odd about, goes to [`nat`].
 #[inline(always)]
 pub fn known<F: Frame, T: Tables>(frame: &mut F, tables: &T, packet: &Packet) -> Option<Step> {
-    let Some(flow) = tables.nat(&packet.key) else {
-        return may_be_half_open(tables, packet).then(|| ask_nat(tables));
+    let flow = match tables.nat(&packet.key) {
+        Some(flow) => flow,
+        // What a backend answers to a SYN: its flow is half open. Everything else of such a flow is for a VIP, where it is looked for.
+        None if packet.is_tcp() => return is_first_answer(packet).then(|| ask_nat(tables)),
+        None => {
+            let flow = tables.nat_half_open(&packet.key)?;
+            if is_to_be_noted(tables, flow) {
+                return Some(ask_nat(tables));
+            }
+            flow
+        }
     };
     if packet.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0
         || flow.flags & (NatFlow::COOKIE_OPENING | NatFlow::SHIFTED | NatFlow::ANY_RESET) != 0
@@ -59,14 +70,18 @@ pub fn known<F: Frame, T: Tables>(frame: &mut F, tables: &T, packet: &Packet) ->
     Some(send(frame, tables, packet, flow, Extent::Whole))
 }
 
-/// Whether a packet that is not in `NAT` is to be looked for in `NAT_HALF_OPEN` before anybody asks for its VIP: what a backend answers to a SYN,
-/// and datagrams of either side. All else of such a flow is for a VIP, where the flow is looked for as well.
 #[inline(always)]
-fn may_be_half_open<T: Tables>(tables: &T, packet: &Packet) -> bool {
-    if packet.is_tcp() {
-        return packet.flags & (tcp::SYN | tcp::ACK) == tcp::SYN | tcp::ACK || packet.flags & tcp::RST != 0;
-    }
-    tables.nat_half_open(&packet.key).is_some()
+fn is_first_answer(packet: &Packet) -> bool {
+    packet.flags & (tcp::SYN | tcp::ACK) == tcp::SYN | tcp::ACK || packet.flags & tcp::RST != 0
+}
+
+/// Whether a datagram changes its flow, which is half open: the first from the backend, the first from the client after that, or one after a
+/// pause in which the flow may have ended. Others only pass, since of much UDP nothing ever comes back.
+#[inline(always)]
+fn is_to_be_noted<T: Tables>(tables: &T, flow: &NatFlow) -> bool {
+    const NEIGHBOURS: u32 = NatFlow::ANSWERED.trailing_zeros() - NatFlow::TO_CLIENT.trailing_zeros();
+    (flow.flags >> NEIGHBOURS ^ flow.flags) & NatFlow::TO_CLIENT != 0
+        || tables.now_ns().saturating_sub(flow.seen_at_ns) > PAUSE_NS
 }
 
 #[inline(always)]
@@ -237,7 +252,7 @@ fn of_backend<'a, F: Frame, T: Tables>(
     }
     match tcp::number(frame, packet.transport_at, tcp::SEQUENCE_AT) {
         Some(sequence) if packet.is_tcp() => tables.note_answer(&packet.key, sequence),
-        _ => tables.touch_nat(&packet.key, flow, FlagChange::set(NatFlow::ANSWERED)),
+        _ => entry::note_answered(tables, &packet.key, flow),
     }
     Found::Flow(flow)
 }

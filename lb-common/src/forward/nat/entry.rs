@@ -249,6 +249,17 @@ pub fn reply<'a, T: Tables>(tables: &'a T, key: &FlowKey, flow: &NatFlow) -> Opt
     tables.nat_half_open(&other_key(flow, key.protocol)).filter(|reply| leads_back(reply, key))
 }
 
+/// Notes in both entries of a half-open flow that its backend has answered; `flow` is the entry of the replies.
+#[inline(always)]
+pub fn note_answered<T: Tables>(tables: &T, key: &FlowKey, flow: &NatFlow) {
+    let answered = FlagChange::set(NatFlow::ANSWERED);
+    tables.touch_nat(key, flow, answered);
+    let other = other_key(flow, key.protocol);
+    if let Some(client) = tables.nat_half_open(&other).filter(|client| leads_back(client, key)) {
+        tables.touch_nat(&other, client, answered);
+    }
+}
+
 /// Moves a flow that both sides agree on from `NAT_HALF_OPEN` to `NAT`; `flow` is the client's entry, `key` what its packets carry, `reply` the
 /// entry of the replies.
 ///
