@@ -2,6 +2,7 @@
 //!
 //! This library exists so that tests and fuzz targets reach what the binary is made of; its interface is not stable.
 
+pub mod append;
 pub mod config;
 pub mod control;
 pub mod limits;

@@ -9,9 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::Access;
-
 use super::model::User;
+use crate::append;
 use crate::limits::NAMED_FILE_BYTES_MAX;
 
 /// Answers about the machine that the configuration is for.
@@ -70,14 +69,7 @@ impl System for Running {
     }
 
     fn append_refused(&self, path: &Path) -> Option<String> {
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        match path.metadata() {
-            Ok(found) if found.is_dir() => Some("it is a folder".to_owned()),
-            Ok(_) => refused(path, Access::WRITE_OK),
-            Err(_) if !folder.is_dir() => Some(format!("the folder {} does not exist", folder.display())),
-            Err(_) => refused(folder, Access::WRITE_OK | Access::EXEC_OK)
-                .map(|reason| format!("it does not exist, and in the folder {}: {reason}", folder.display())),
-        }
+        append::refused(path)
     }
 
     fn cores(&self) -> usize {
@@ -125,12 +117,6 @@ impl System for Running {
         let mut ports = text.split_ascii_whitespace().map_while(|port| port.parse().ok());
         ports.next().zip(ports.next()).unwrap_or(DEFAULT)
     }
-}
-
-/// Why `access(2)` says no, with the effective user.
-fn refused(path: &Path, access: Access) -> Option<String> {
-    let answer = rustix::fs::accessat(rustix::fs::CWD, path, access, rustix::fs::AtFlags::EACCESS);
-    answer.err().map(|error| std::io::Error::from(error).to_string())
 }
 
 /// Asks the C library, so that users from LDAP and the like (nsswitch.conf) are found too.

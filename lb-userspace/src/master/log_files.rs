@@ -2,12 +2,11 @@
 //!
 //! Effectful: opens files.
 
-use std::fs::OpenOptions;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::append;
 use crate::config::model::Log;
 use crate::link::Attachment;
 
@@ -43,7 +42,6 @@ impl LogFiles {
 
 fn opened(path: Option<&Path>) -> Result<Option<(PathBuf, Arc<OwnedFd>)>, String> {
     let Some(path) = path else { return Ok(None) };
-    let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path);
-    let file = file.map_err(|error| format!("open log {}: {error}", path.display()))?;
+    let file = append::open(path).map_err(|error| format!("open log {}: {error}", path.display()))?;
     Ok(Some((path.to_owned(), Arc::new(file.into()))))
 }

@@ -6,15 +6,15 @@
 #![expect(clippy::disallowed_methods, reason = "the open files are moved and waited for here")]
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use crate::append::{self, Place};
 use crate::limits::{OUTPUT_QUEUE_BYTES, OUTPUT_QUEUES_BYTES};
 
 /// Messages waiting for the thread; their bytes are bounded besides.
@@ -173,6 +173,8 @@ fn append_all(messages: &mpsc::Receiver<Message>, queued_bytes: &AtomicUsize) {
 struct OpenFile {
     named: Arc<Named>,
     file: Option<File>,
+    /// A device or a standard stream cannot be moved away.
+    rotates: bool,
     length: u64,
     /// Bytes that are missing from the file and of which it does not say so yet.
     lost_bytes: u64,
@@ -184,7 +186,7 @@ struct OpenFile {
 
 impl OpenFile {
     const fn new(named: Arc<Named>) -> Self {
-        Self { named, file: None, length: 0, lost_bytes: 0, refused_at: None, stuck_at: None }
+        Self { named, file: None, rotates: false, length: 0, lost_bytes: 0, refused_at: None, stuck_at: None }
     }
 
     fn append(&mut self, lost_bytes: u64, bytes: &[u8]) {
@@ -222,11 +224,12 @@ impl OpenFile {
     fn make_room_for(&mut self, bytes: u64) -> io::Result<()> {
         self.open()?;
         let limit = self.named.rotate_bytes.load(Ordering::Relaxed);
-        let is_full = limit > 0 && self.length > 0 && self.length + bytes > limit;
+        let is_full = self.rotates && limit > 0 && self.length > 0 && self.length + bytes > limit;
         if !is_full || self.stuck_at.is_some_and(|at| at.elapsed() < AGAIN_AFTER) {
             return Ok(());
         }
-        match rotate(&self.named.path, self.named.keep.load(Ordering::Relaxed)) {
+        let keep = self.named.keep.load(Ordering::Relaxed);
+        match Place::of(&self.named.path).and_then(|place| place.rotate(keep)) {
             Ok(()) => self.stuck_at = None,
             Err(error) => {
                 // A file that is too long is better than output that is lost.
@@ -259,10 +262,11 @@ impl OpenFile {
         if self.refused_at.is_some_and(|at| at.elapsed() < AGAIN_AFTER) {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        let opened = OpenOptions::new().append(true).create(true).mode(0o640).open(&self.named.path);
-        match opened.and_then(|file| Ok((file.metadata()?.len(), file))) {
-            Ok((length, file)) => {
-                (self.file, self.length, self.refused_at) = (Some(file), length, None);
+        let opened = append::open(&self.named.path);
+        match opened.and_then(|file| Ok((file.metadata()?, file))) {
+            Ok((found, file)) => {
+                (self.file, self.length, self.refused_at) = (Some(file), found.len(), None);
+                self.rotates = found.is_file() && !append::is_standard_stream(&self.named.path);
                 Ok(())
             }
             Err(error) => {
@@ -274,25 +278,6 @@ impl OpenFile {
             }
         }
     }
-}
-
-/// `x` → `x.1` → `x.2` … and away beyond `keep`.
-fn rotate(path: &Path, keep: u64) -> io::Result<()> {
-    let numbered = |number: u64| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".{number}"));
-        PathBuf::from(name)
-    };
-    if keep == 0 {
-        return std::fs::remove_file(path);
-    }
-    for number in (1..keep).rev() {
-        match std::fs::rename(numbered(number), numbered(number + 1)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    std::fs::rename(path, numbered(1))
 }
 
 #[cfg(test)]
@@ -362,6 +347,15 @@ mod tests {
         sink.write(b"third line\n".to_vec());
         writer.finish();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "first line\nsecond line\nthird line\n");
+    }
+
+    #[test]
+    fn device_is_not_rotated() {
+        let mut writer = Writer::start().unwrap();
+        let sink = writer.file(Path::new("/dev/null"), 10, 1);
+        (0..10).for_each(|_| sink.write(b"a long line\n".to_vec()));
+        writer.finish();
+        assert!(Path::new("/dev/null").exists() && !Path::new("/dev/null.1").exists());
     }
 
     #[test]
