@@ -18,5 +18,6 @@ pub mod process;
 pub mod scenario;
 pub mod steer;
 pub mod table;
+pub mod tracer;
 pub mod wait;
 pub mod websocket;

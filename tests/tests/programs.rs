@@ -9,6 +9,7 @@ use lb_tests::http1::get;
 use lb_tests::lb::Setup;
 use lb_tests::port;
 use lb_tests::process::{cgroup, signal};
+use lb_tests::tracer::{Keeps, Tracer};
 use lb_tests::wait::until;
 use lb_userspace::control::protocol::{ProcessState, StatusReport};
 use lb_userspace::state::event::Ending;
@@ -296,5 +297,20 @@ fn killed_process_is_told_as_exited_and_not_as_one_that_closed_its_listener() {
     let of =
         |what: &str| events.iter().filter(|event| event.subject == "demo:0" && event.what == what).count();
     assert_eq!((of("process exited"), of("listener closed")), (1, 0), "{events:#?}");
+    lb.stop();
+}
+
+#[test]
+fn ended_process_that_a_debugger_holds_does_not_hold_the_master() {
+    let text = only_programs("[program.held]\ncommand = \"sleep 1000\"\nautorestart = \"never\"\n");
+    let lb = Setup::default().start_unready(&text);
+    let status = lb.wait_status(5 * SECOND, "it runs", |status| is(status, "held:0", ProcessState::Running));
+    let pid = status.instance("held:0").pid.unwrap();
+    let tracer = Tracer::of(pid, Keeps::Unreaped);
+    signal(pid, Signal::KILL);
+    lb.wait_status(10 * SECOND, "it counts as ended", |status| is(status, "held:0", ProcessState::Exited));
+    assert!(Path::new(&format!("/proc/{pid}")).exists(), "it was reaped: nothing was tested");
+    drop(tracer);
+    until(5 * SECOND, "it is reaped", || (!Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
     lb.stop();
 }

@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use crate::master::packet;
 use crate::master::program::cgroup::Leaf;
 use crate::master::program::exec_shim::{Failure, NOT_EXECUTED, SPEC_BYTES_MAX, Spec};
+use crate::master::program::life::end_unwatched;
 use crate::master::watched::watched;
 
 /// How the shim is called: our own program, so that it is always the master's own version.
@@ -203,11 +204,12 @@ fn plain_fork(plan: &ChildPlan, leaf: Option<&Leaf>) -> io::Result<(u32, OwnedFd
         1.. => {
             let process = rustix::process::Pid::from_raw(pid).expect("fork returned a positive pid");
             // Not reaped yet, so the number cannot mean another process.
-            let pidfd = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty())?;
-            if let Some(leaf) = leaf {
-                leaf.take_in(pid as u32)?;
-            }
-            Ok((pid as u32, pidfd))
+            let pidfd = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty());
+            let placed = pidfd.map_err(io::Error::from).and_then(|pidfd| {
+                leaf.map_or(Ok(()), |leaf| leaf.take_in(pid as u32))?;
+                Ok((pid as u32, pidfd))
+            });
+            placed.inspect_err(|_| end_unwatched(pid as u32))
         }
         _ => Err(io::Error::last_os_error()),
     }

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus};
+use tokio::io::unix::AsyncFd;
 
 use super::cgroup::Leaf;
 use super::fork::Released;
@@ -18,6 +19,12 @@ use crate::master::run_dir::RecordedProcess;
 use crate::master::watched::watched;
 use crate::state::event::Ending;
 
+/// Time for an ended process to give its status; one that is traced does so only when its tracer lets it.
+const STATUS_WITHIN: Duration = Duration::from_secs(2);
+/// First period of looking for it; doubled each time.
+const STATUS_EVERY_MIN: Duration = Duration::from_millis(1);
+/// Longest period.
+const STATUS_EVERY_MAX: Duration = Duration::from_secs(1);
 /// Time from the release of the shim to its exec.
 const EXECUTED_WITHIN: Duration = Duration::from_secs(10);
 /// Time to wait for processes that a dead one left behind, after they were killed.
@@ -29,7 +36,8 @@ const LEFTOVERS_EVERY: Duration = Duration::from_millis(1);
 pub struct Process {
     /// Its number; use it only to show it.
     pub pid: u32,
-    pidfd: OwnedFd,
+    /// Registered when the process is made: to hear of its end must not depend on what else is open then.
+    pidfd: AsyncFd<OwnedFd>,
     leaf: Option<Leaf>,
     reaped: AtomicBool,
     recorded: OnceLock<Option<RecordedProcess>>,
@@ -37,8 +45,12 @@ pub struct Process {
 
 impl Process {
     /// A process just forked, in this leaf.
-    pub fn new(pid: u32, pidfd: OwnedFd, leaf: Option<Leaf>) -> Arc<Self> {
-        Arc::new(Self { pid, pidfd, leaf, reaped: AtomicBool::new(false), recorded: OnceLock::new() })
+    ///
+    /// # Errors
+    /// What epoll says. The process is ended then.
+    pub fn new(pid: u32, pidfd: OwnedFd, leaf: Option<Leaf>) -> io::Result<Arc<Self>> {
+        let pidfd = watched(pidfd).inspect_err(|_| end_unwatched(pid))?;
+        Ok(Arc::new(Self { pid, pidfd, leaf, reaped: AtomicBool::new(false), recorded: OnceLock::new() }))
     }
 
     /// What the run folder's record says of it; `None` where it ended before it was asked for.
@@ -59,18 +71,19 @@ impl Process {
         let signal = Signal::from_named_raw(number).ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidInput, format!("signal {number} is not known"))
         })?;
-        match rustix::process::pidfd_send_signal(&self.pidfd, signal) {
+        match rustix::process::pidfd_send_signal(self.pidfd.get_ref(), signal) {
             Err(rustix::io::Errno::SRCH) => Ok(()),
             other => Ok(other?),
         }
     }
 
-    /// Ends it and everything that came of it: its cgroup, or its process group where there is none.
+    /// Ends it and everything that came of it: its cgroup, its process group and itself, since it may have left the former two.
     pub fn kill(&self) {
-        let group = self.leaf.as_ref().is_some_and(|leaf| leaf.kill().is_ok());
-        if !group && !self.reaped.load(Ordering::SeqCst) {
+        // Where there is no `cgroup.kill` the group has to do.
+        let _ = self.leaf.as_ref().map(Leaf::kill);
+        if !self.reaped.load(Ordering::SeqCst) {
             // Not reaped, so neither its number nor that of its group can mean others.
-            let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+            let _ = rustix::process::pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL);
             if let Some(pid) = Pid::from_raw(self.pid as i32) {
                 let _ = rustix::process::kill_process_group(pid, Signal::KILL);
             }
@@ -93,7 +106,8 @@ impl Process {
     /// # Errors
     /// What epoll says.
     pub async fn ended(&self, noticed: impl FnOnce()) -> io::Result<()> {
-        let _ = watched(self.pidfd.try_clone()?)?.readable().await?;
+        // Never cleared: it stays ended.
+        let _ = self.pidfd.readable().await?;
         noticed();
         Ok(())
     }
@@ -109,20 +123,31 @@ impl Process {
     }
 
     /// Ends what the process left behind, reaps it, and tells how it ended. Call it after [`Self::ended`].
-    pub async fn reap(&self) -> Ending {
+    pub async fn reap(self: &Arc<Self>) -> Ending {
         let oom_kills = self.leaf.as_ref().map_or(0, Leaf::oom_kills);
         // While it is a zombie its process group keeps its number.
         if self.leaf.is_none() {
             self.kill();
         }
-        let status = rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED);
-        self.reaped.store(true, Ordering::SeqCst);
+        let status = tokio::time::timeout(STATUS_WITHIN, self.status()).await;
+        if status.is_err() {
+            log::warn!("ended process not reaped yet, is it traced? pid={}", self.pid);
+            let process = self.clone();
+            tokio::spawn(async move { process.status().await });
+        }
         self.end_leftovers().await;
         match status {
             Ok(Some(status)) => ending(status.exit_status(), status.terminating_signal(), oom_kills),
-            // Somebody else reaped it; we know that it ended, not how.
-            _ => Ending::Code(-1),
+            // Somebody else reaped it, or keeps us from it; we know that it ended, not how.
+            Ok(None) | Err(_) => Ending::Code(-1),
         }
+    }
+
+    /// Its status, as soon as it gives it; `None` where somebody else took it.
+    async fn status(&self) -> Option<WaitIdStatus> {
+        let status = status(|| WaitId::PidFd(self.pidfd.get_ref().as_fd())).await;
+        self.reaped.store(true, Ordering::SeqCst);
+        status
     }
 
     /// A new life must not meet children of the old one on its port.
@@ -143,6 +168,25 @@ impl Process {
             log::debug!("cgroup not removed yet cgroup={} reason=\"{error}\"", leaf.path().display());
         }
     }
+}
+
+/// Asks until there is an answer, and never waits for it in the kernel: the loop would wait with us.
+async fn status<'fd>(who: impl Fn() -> WaitId<'fd>) -> Option<WaitIdStatus> {
+    let mut every = STATUS_EVERY_MIN;
+    loop {
+        match rustix::process::waitid(who(), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+            Ok(None) => tokio::time::sleep(every).await,
+            other => return other.ok().flatten(),
+        }
+        every = (every * 2).min(STATUS_EVERY_MAX);
+    }
+}
+
+/// Ends a child that has no pidfd that could be waited for. It has not been reaped, so its number is its own.
+pub fn end_unwatched(pid: u32) {
+    let Some(pid) = Pid::from_raw(pid as i32) else { return };
+    let _ = rustix::process::kill_process(pid, Signal::KILL);
+    tokio::spawn(async move { status(|| WaitId::Pid(pid)).await });
 }
 
 fn ending(code: Option<i32>, signal: Option<i32>, oom_kills: u64) -> Ending {

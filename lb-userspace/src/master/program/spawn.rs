@@ -78,7 +78,7 @@ impl Programs {
     /// Starts an instance. `watch` is called when the process exists and does nothing yet. What becomes of it comes as events.
     ///
     /// # Errors
-    /// Why there is no process, in words for operators. No event comes then.
+    /// Why there is no process, in words for operators. No event comes then; [`Self::gone`] may give what was to be one.
     pub fn start(
         &mut self,
         cgroups: &Cgroups,
@@ -108,13 +108,12 @@ impl Programs {
             .fork([capture.stdout.as_fd(), capture.stderr.as_fd()], leaf.as_ref())
             .map_err(|error| format!("fork: {error}"))?;
         let spec = order::spec(program, start.index, address.as_ref(), &self.surroundings);
-        let running = Running {
-            name,
-            address,
-            slot: start.slot,
-            process: Process::new(forked.pid, forked.pidfd, leaf),
-        };
+        let process = Process::new(forked.pid, forked.pidfd, leaf)
+            .map_err(|error| format!("watch the process: {error}"))?;
+        let running = Running { name, address, slot: start.slot, process };
         watch(&running);
+        // In the list whatever comes now: who hears that the start failed takes it out, and ends the watching.
+        let running = self.processes.entry(start.instance).insert_entry(running).into_mut();
         let released = forked.waiting.release(&spec, &[]).map_err(|error| {
             running.process.clone().abandon();
             format!("release the exec shim: {error}")
@@ -128,7 +127,6 @@ impl Programs {
             mark,
             inbox: self.inbox.clone(),
         };
-        self.processes.insert(start.instance, running);
         tokio::spawn(life.run(released, capture));
         Ok(())
     }

@@ -180,6 +180,43 @@ async fn kill_takes_processes_that_left_session_and_group() {
 }
 
 #[tokio::test]
+async fn kill_takes_a_process_that_left_its_cgroup() {
+    let mut house = House::new();
+    let Some(product) = house.cgroups.product() else { return };
+    let elsewhere = product.parent().unwrap().join("cgroup.procs");
+    let script = format!("echo $$$$ > {}; echo out; exec sleep 1000", elsewhere.display());
+    house.start(&shell(&script), 1).unwrap();
+    assert!(matches!(house.event().await, Event::Spawned { .. }));
+    assert_eq!(wait_for_line(&house).await, "out");
+    house.programs.get(InstanceId(1)).unwrap().process.kill();
+    assert!(matches!(house.event().await, Event::Exited { ending: Ending::Signal(9), .. }));
+    house.clean().await;
+}
+
+#[tokio::test]
+async fn failed_start_leaves_no_cgroup_and_can_be_taken_out() {
+    let mut house = House::new();
+    let endless = Program { command: vec!["x".repeat(200 * 1024)], ..shell("") };
+    let error = house.start(&endless, 1).unwrap_err();
+    assert_eq!(error, "release the exec shim: command and environment are too long");
+    let running = house.programs.gone(InstanceId(1)).expect("what the kernel watches is known");
+    let leaf = running.process.leaf().map(|leaf| leaf.path().to_owned());
+    drop(running);
+    let gone = async {
+        while leaf.as_ref().is_some_and(|leaf| leaf.exists()) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), gone).await.expect("the cgroup is gone");
+    if let Some(leaf) = house.cgroups.leaf("never.used").unwrap() {
+        let path = leaf.path().to_owned();
+        drop(leaf);
+        assert!(!path.exists());
+    }
+    house.clean().await;
+}
+
+#[tokio::test]
 async fn children_that_a_dead_process_left_are_gone_before_its_exit_is_told() {
     for house in [House::new(), House::without_cgroups()] {
         let mut house = house;

@@ -127,7 +127,7 @@ impl Workers {
         let leaf = cgroups.leaf(&format!("worker.{generation}")).context("cgroup of the worker")?;
         let errors = rustix::stdio::stderr();
         let forked = self.setting.shim.fork([errors, errors], leaf.as_ref()).context("fork the worker")?;
-        let process = Process::new(forked.pid, forked.pidfd, leaf);
+        let process = Process::new(forked.pid, forked.pidfd, leaf).context("watch the worker")?;
         let spec = Spec {
             executable: Some("/proc/self/exe".into()),
             command: vec!["lbctl".into(), "__worker".into()],

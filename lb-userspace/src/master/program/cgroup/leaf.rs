@@ -15,11 +15,18 @@ use crate::config::model::Limits;
 /// Microseconds of the period that `cpu.max` counts in; the kernel's default.
 const CPU_PERIOD_US: u64 = 100_000;
 
-/// The cgroup of one life of one process.
+/// The cgroup of one life of one process. Its folder goes with it, if nothing is in it.
 pub struct Leaf {
     path: PathBuf,
     directory: OwnedFd,
     id: u64,
+}
+
+impl Drop for Leaf {
+    fn drop(&mut self) {
+        // Nothing came of it, or it was removed before; what is still in it, the end of the product's cgroup ends.
+        let _ = fs::remove_dir(&self.path);
+    }
 }
 
 impl Leaf {
@@ -29,11 +36,17 @@ impl Leaf {
     /// What the operating system says.
     pub fn create(path: PathBuf) -> io::Result<Self> {
         make_folder(&path)?;
+        Self::open(&path).inspect_err(|_| {
+            let _ = fs::remove_dir(&path);
+        })
+    }
+
+    fn open(path: &Path) -> io::Result<Self> {
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
-        let directory = rustix::fs::open(&path, flags, rustix::fs::Mode::empty())?;
+        let directory = rustix::fs::open(path, flags, rustix::fs::Mode::empty())?;
         // On a 64-bit kernel the inode number of a cgroup is its id, as `bpf_get_current_cgroup_id` gives it.
         let id = rustix::fs::fstat(&directory)?.st_ino;
-        Ok(Self { path, directory, id })
+        Ok(Self { path: path.to_owned(), directory, id })
     }
 
     /// Its folder.
