@@ -96,6 +96,8 @@ pub const FROZEN_DRAIN_MAX: Duration = Duration::from_secs(2);
 pub const KILL_AGAIN_EVERY: Duration = Duration::from_secs(1);
 /// Time without any progress after which a command is answered as failed, on top of what its programs may take to start, drain and stop.
 pub const COMMAND_PATIENCE: Duration = Duration::from_secs(60);
+/// Time for everything to be gone after it was killed by a second SIGTERM; what is stuck in the kernel is then left behind.
+pub const KILLED_WITHIN: Duration = Duration::from_secs(10);
 /// Control commands in progress at one time.
 pub const COMMANDS_MAX: usize = 64;
 /// Problems that one configuration report shows.

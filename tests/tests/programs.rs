@@ -314,3 +314,21 @@ fn ended_process_that_a_debugger_holds_does_not_hold_the_master() {
     until(5 * SECOND, "it is reaped", || (!Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
     lb.stop();
 }
+
+#[test]
+fn process_that_cannot_be_killed_is_left_behind_after_a_second_signal() {
+    let text = only_programs("[program.stuck]\ncommand = \"sleep 1000\"\n");
+    let mut lb = Setup::default().start_unready(&text);
+    let status = lb.wait_status(5 * SECOND, "it runs", |status| is(status, "stuck:0", ProcessState::Running));
+    let tracer = Tracer::of(status.instance("stuck:0").pid.unwrap(), Keeps::Unended);
+    lb.note_holdings();
+    signal(lb.pid(), Signal::TERM);
+    std::thread::sleep(SECOND / 2);
+    signal(lb.pid(), Signal::TERM);
+    assert_eq!(lb.wait_end(20 * SECOND).code(), Some(1));
+    assert!(lb.complaints().contains("left=\"stuck:0 pid "), "{}", lb.complaints());
+    drop(tracer);
+    lb.start_again();
+    assert_eq!(lb.status().instances.len(), 1);
+    lb.stop();
+}

@@ -113,7 +113,10 @@ pub async fn run(options: Options, on_started: impl FnOnce(&Started)) -> anyhow:
     if let Err(error) = cgroups.remove().await {
         log::error!("cgroup not removed reason=\"{error}\"");
     }
-    run_dir.close()?;
+    match &outcome {
+        Ok(code) if *code != ExitCode::SUCCESS => run_dir.leave()?,
+        _ => run_dir.close()?,
+    }
     outcome
 }
 
@@ -136,7 +139,8 @@ async fn live(
     master.say_farewell().await;
     control.abort();
     master.programs.outputs.finish();
-    Ok(ExitCode::SUCCESS)
+    let left = master.programs.all().count();
+    Ok(if left == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Where inputs come from.
@@ -176,7 +180,7 @@ async fn turn_until_over(master: &mut Master<'_>, mut sources: Sources, on_start
             }
             () = until(master.steer.due(Time::now())), if master.steer.due(Time::now()).is_some() => {}
             () = until(Some(master.began + STARTED_WITHIN)), if on_started.is_some() => {}
-            () = until(drain_deadline(master)), if drain_deadline(master).is_some() => master.drain_is_over(),
+            () = until(deadline(master)), if deadline(master).is_some() => master.deadline_passed(),
         }
         for slot in master.drained() {
             master.event(Event::Drained { slot });
@@ -207,10 +211,11 @@ async fn until(at: Option<Time>) {
     tokio::time::sleep(wait).await;
 }
 
-fn drain_deadline(master: &Master<'_>) -> Option<Time> {
+/// When the end goes on, whatever has not happened.
+fn deadline(master: &Master<'_>) -> Option<Time> {
     match master.phase {
-        Phase::Draining { until } => Some(until),
-        _ => None,
+        Phase::Draining { until } | Phase::Killing { until } => Some(until),
+        Phase::Running | Phase::Stopping | Phase::Over => None,
     }
 }
 

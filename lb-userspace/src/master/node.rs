@@ -127,6 +127,11 @@ pub enum Phase {
     },
     /// Programs are stopped.
     Stopping,
+    /// Everything is killed.
+    Killing {
+        /// When what cannot be killed is left behind.
+        until: Time,
+    },
     /// Everything has ended.
     Over,
 }

@@ -160,14 +160,26 @@ impl RunDir {
         self.lock.set_len(0)
     }
 
+    /// Leaves the record too: something of it is still there, and the next master is to end it.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn leave(self) -> io::Result<()> {
+        remove(&self.control_socket())?;
+        self.lock.set_len(0)
+    }
+
     fn remove_files(&self) -> io::Result<()> {
-        for file in [self.control_socket(), self.record_file()] {
-            match fs::remove_file(file) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
+        remove(&self.control_socket())?;
+        remove(&self.record_file())
+    }
+}
+
+/// Removes a file that need not be there.
+fn remove(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

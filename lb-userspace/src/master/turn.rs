@@ -10,8 +10,10 @@ use lb_common::exit::{Notice, NoticeKind};
 
 use super::inbox::Input;
 use super::node::{Dirty, Master, Phase};
+use super::program::spawn::Running;
 use super::run_dir::Record;
 use crate::control::protocol::{Answer, FailureKind};
+use crate::limits::KILLED_WITHIN;
 use crate::link::FromWorker;
 use crate::state::event::{Event, InstanceId};
 use crate::state::step::step;
@@ -150,17 +152,24 @@ impl Master<'_> {
                     self.stop_programs();
                 }
             }
-            Phase::Draining { .. } | Phase::Stopping => {
-                self.note("master", "master ending now", why, "operator");
-                self.workers.kill_all();
-                if self.phase != Phase::Stopping {
-                    self.stop_programs();
-                }
-                self.event(Event::Terminate);
-                self.programs.all().for_each(|(_, running)| running.process.kill());
+            Phase::Draining { .. } => {
+                self.stop_programs();
+                self.kill_everything(why);
             }
-            Phase::Over => {}
+            Phase::Stopping => self.kill_everything(why),
+            Phase::Killing { .. } | Phase::Over => {}
         }
+    }
+
+    /// Nothing is waited for any more but the end of what is killed.
+    fn kill_everything(&mut self, why: &str) {
+        self.note("master", "master ending now", why, "operator");
+        if self.phase == Phase::Stopping {
+            self.phase = Phase::Killing { until: Time::now() + KILLED_WITHIN };
+        }
+        self.workers.kill_all();
+        self.event(Event::Terminate);
+        self.programs.all().for_each(|(_, running)| running.process.kill());
     }
 
     /// Requests in progress may take as long as the most patient upstream or program allows.
@@ -170,8 +179,15 @@ impl Master<'_> {
         upstreams.chain(programs).max().unwrap_or_default()
     }
 
-    /// Workers took too long to drain.
-    pub fn drain_is_over(&mut self) {
+    /// The time that the end may take has passed.
+    pub fn deadline_passed(&mut self) {
+        if let Phase::Killing { .. } = self.phase {
+            let name = |running: &Running| format!("{} pid {}", running.name, running.process.pid);
+            let left = self.programs.all().map(|(_, running)| name(running)).collect::<Vec<_>>();
+            log::error!("left behind, killed and not gone left=\"{}\"", left.join(", "));
+            self.phase = Phase::Over;
+            return;
+        }
         log::warn!("workers ended before they were drained");
         self.workers.kill_all();
         self.stop_programs();
