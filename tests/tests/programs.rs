@@ -282,6 +282,9 @@ fn instances_on_unix_sockets_are_backends_too() {
         assert_eq!(get(([127, 0, 0, 1], port), "/").unwrap().status, 200);
     }
     lb.wait_ready();
+    // One that is killed cannot remove its socket file itself.
+    lb.succeed(&["stop", "demo:1", "--now"]);
+    assert!(!Path::new(&path[5..].replace("$INSTANCE", "1")).exists());
     lb.stop();
 }
 

@@ -6,12 +6,12 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::order::expand_instance;
+use crate::append::Place;
 use crate::config::model::{Address, ProgramAddress};
 
 /// Below `ip_local_port_range` (32768 and up), so that no outgoing connection can occupy one or connect to itself.
@@ -94,13 +94,18 @@ fn is_free(address: SocketAddr) -> bool {
 }
 
 /// A socket file that a killed program left would keep the next one from listening.
-fn remove_stale_socket(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// What the operating system says.
+pub fn remove_stale_socket(path: &Path) -> io::Result<()> {
     let is_socket = path.symlink_metadata().is_ok_and(|metadata| metadata.file_type().is_socket());
     if !is_socket {
         return Ok(());
     }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+    // Not blocking: where the queue of a living listener is full the kernel would make us wait, now it says so.
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec().nonblocking(), None)?;
+    match socket.connect(&SockAddr::unix(path)?) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Place::of(path)?.remove(),
         _ => Ok(()),
     }
 }
@@ -153,5 +158,20 @@ mod tests {
         drop(listener);
         Ports::new(4).address("app:0", 0, &configured, None).unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn frozen_listener_with_a_full_queue_is_alive_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.sock");
+        let frozen = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        frozen.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        frozen.listen(0).unwrap();
+        let _queued = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let (told, hear) = std::sync::mpsc::channel();
+        let asked = path.clone();
+        std::thread::spawn(move || told.send(remove_stale_socket(&asked)));
+        hear.recv_timeout(std::time::Duration::from_secs(5)).expect("it does not wait").unwrap();
+        assert!(path.exists());
     }
 }

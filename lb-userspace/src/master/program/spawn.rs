@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::address::Ports;
+use super::address::{self, Ports};
 use super::cgroup::Cgroups;
 use super::fork::{Released, Shim};
 use super::life::Process;
@@ -141,9 +141,15 @@ impl Programs {
         self.processes.iter()
     }
 
-    /// Takes a process that has ended out of the list.
+    /// Takes a process that has ended out of the list, with the socket file that it left.
     pub fn gone(&mut self, instance: InstanceId) -> Option<Running> {
-        self.processes.remove(&instance)
+        let running = self.processes.remove(&instance)?;
+        if let Some(Address::Unix(path)) = &running.address
+            && let Err(error) = address::remove_stale_socket(path)
+        {
+            log::debug!("socket file not removed instance={} reason=\"{error}\"", running.name);
+        }
+        Some(running)
     }
 
     /// Forgets output and ports of all instances but these.
