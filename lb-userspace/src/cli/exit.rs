@@ -57,7 +57,9 @@ impl CommandError {
     /// The exit code. A reader that went away (`lbctl logs | head`) is no failure.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Client(ClientError::Broken(_) | ClientError::Malformed(_)) => Exit::Failed,
+            Self::Client(ClientError::Ended | ClientError::Broken(_) | ClientError::Malformed(_)) => {
+                Exit::Failed
+            }
             Self::Client(_) => Exit::Unreachable,
             Self::Refused { kind: FailureKind::Denied | FailureKind::Version, .. } => Exit::Unreachable,
             Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Fine,
@@ -78,6 +80,7 @@ mod tests {
         assert_eq!(refused(FailureKind::InvalidConfiguration), Exit::Failed);
         assert_eq!(refused(FailureKind::Denied), Exit::Unreachable);
         assert_eq!(refused(FailureKind::Version), Exit::Unreachable);
+        assert_eq!(CommandError::from(ClientError::Ended).exit(), Exit::Failed);
     }
 
     #[test]

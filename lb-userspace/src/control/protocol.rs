@@ -112,6 +112,29 @@ pub enum Command {
     Shutdown,
 }
 
+impl Command {
+    /// Whether it changes anything.
+    pub const fn acts(&self) -> bool {
+        !matches!(
+            self,
+            Self::Status { .. }
+                | Self::Logs { .. }
+                | Self::Events { .. }
+                | Self::Doctor
+                | Self::Vips { .. }
+                | Self::FlowLookup { .. }
+        )
+    }
+
+    /// Whether it is answered for as long as the client listens.
+    pub const fn follows(&self) -> bool {
+        matches!(
+            self,
+            Self::Logs { follow: true, .. } | Self::Events { follow: true, .. } | Self::Capture { .. }
+        )
+    }
+}
+
 /// An answer line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", content = "body", rename_all = "snake_case")]
@@ -151,6 +174,13 @@ pub enum Answer {
     Frame(CapturedFrame),
     /// No answer yet: shows that the other side lives, at least every five seconds.
     More,
+}
+
+impl Answer {
+    /// Whether nothing follows it.
+    pub const fn is_last(&self) -> bool {
+        !matches!(self, Self::More | Self::Line { .. } | Self::Event(_) | Self::Frame(_))
+    }
 }
 
 /// Kinds of failure with an exit code of their own.

@@ -45,6 +45,26 @@ fn half_a_line_is_an_error() {
 }
 
 #[test]
+fn master_that_ends_before_the_last_answer_is_an_error() {
+    let line = br#"{"answer":"line","body":{"instance":"a","stream":"stdout","text":"b"}}"#;
+    for lines in [&b""[..], b"{\"answer\":\"more\"}\n", &[&line[..], b"\n"].concat().leak()[..]] {
+        let folder = tempfile::tempdir().unwrap();
+        let master = master(folder.path(), lines);
+        let mut client = Client::ask(folder.path(), Command::Reload).unwrap();
+        let mut answers = std::iter::repeat_with(|| client.next_answer());
+        let last = answers.find(|answer| !matches!(answer, Ok(Some(_))));
+        assert!(matches!(last, Some(Err(ClientError::Ended))), "{last:?}");
+        master.join().unwrap();
+    }
+}
+
+#[test]
+fn only_root_and_oneself_are_believed_to_be_the_master() {
+    assert!(is_trusted(0, 1000) && is_trusted(1000, 1000) && is_trusted(1000, 0));
+    assert!(!is_trusted(1001, 1000));
+}
+
+#[test]
 fn nobody_there_says_what_to_do() {
     let error = Client::ask(Path::new("/nonexistent"), Command::Reload).unwrap_err().to_string();
     assert!(
