@@ -54,8 +54,14 @@ pub const LOG_TEXT_BYTES_MAX: usize = 8 * 1024;
 pub const CONTROL_REQUEST_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of one line of a control answer: a status with every backend that the table holds.
 pub const CONTROL_ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// Control connections at one time.
-pub const CONTROL_CONNECTIONS_MAX: usize = 64;
+/// Time to read the configuration again; the user database that it is checked against may be in the network.
+pub const RELOAD_WITHIN: Duration = Duration::from_secs(30);
+/// Control connections at one time: [`CONTROL_FOLLOWERS_MAX`], [`COMMANDS_MAX`], and room for those that are answered at once.
+pub const CONTROL_CONNECTIONS_MAX: usize = 128;
+/// Control connections that are answered for as long as they listen: `logs -f`, `events -f`, `capture`.
+pub const CONTROL_FOLLOWERS_MAX: usize = 32;
+/// Bytes of the audit log before it begins anew.
+pub const AUDIT_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Bytes read of a probe's answer.
 pub const PROBE_RESPONSE_BYTES_MAX: usize = 64 * 1024;
 /// Time a worker has to acknowledge a snapshot before it counts as stuck.

@@ -78,12 +78,19 @@ impl Setup {
     /// # Panics
     /// When it does not answer in time.
     pub fn start_unready(self, config: &str) -> Lb {
-        std::fs::write(self.folder().join("lb.toml"), config).expect("the temporary folder is writable");
-        let child = spawn(&self);
-        let mut lb =
-            Lb { setup: self, child, stopped: false, started: Instant::now(), held: Holdings::default() };
+        let mut lb = self.spawn(config);
         lb.wait_answering();
         lb
+    }
+
+    /// Starts and waits for nothing.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn spawn(self, config: &str) -> Lb {
+        std::fs::write(self.folder().join("lb.toml"), config).expect("the temporary folder is writable");
+        let child = spawn(&self);
+        Lb { setup: self, child, stopped: false, started: Instant::now(), held: Holdings::default() }
     }
 }
 
@@ -262,7 +269,11 @@ impl Lb {
         self.wait_answering();
     }
 
-    fn wait_answering(&mut self) {
+    /// Waits until the master answers.
+    ///
+    /// # Panics
+    /// When it does not in time, or has ended.
+    pub fn wait_answering(&mut self) {
         let run_dir = self.run_dir();
         let answer = until_or(READY_WITHIN, || {
             if let Some(status) = self.child.try_wait().expect("it is our child") {

@@ -1,6 +1,8 @@
 //! The node as an operator meets it: start, stop, kill, reload, commands, without root.
 
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use lb_tests::config;
@@ -81,6 +83,87 @@ fn killed_master_leaves_the_data_path_and_the_next_up_takes_over() {
         });
     }
     lb.stop();
+}
+
+#[test]
+fn client_fails_when_the_master_is_killed_and_not_when_it_ends() {
+    let mut lb = Lb::start(&config::demo(port::free(), 1, ""));
+    let follow = |lb: &Lb| {
+        let mut client = lb.command(&["events", "-f", "-n", "1"]).stdout(Stdio::piped()).spawn().unwrap();
+        // Its first byte: the master answers it.
+        client.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        client
+    };
+    let mut client = follow(&lb);
+    lb.kill_master();
+    assert_eq!(client.wait().unwrap().code(), Some(1));
+    lb.start_again();
+    lb.wait_ready();
+    let mut client = follow(&lb);
+    lb.stop();
+    assert_eq!(client.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn signals_during_the_start_are_not_lost() {
+    let setup = Setup::default();
+    let lock = setup.folder().join("run/lock");
+    let mut lb = setup.spawn(&config::demo(port::free(), 1, ""));
+    until(5 * SECOND, "the start has begun", || lock.exists().then_some(()));
+    signal(lb.pid(), Signal::HUP);
+    signal(lb.pid(), Signal::USR1);
+    lb.wait_answering();
+    lb.wait_ready();
+    let audit = std::fs::read_to_string(lb.run_dir().join("audit.log")).unwrap();
+    assert!(audit.contains(r#""signal":"SIGHUP","outcome":"received""#), "{audit}");
+    signal(lb.pid(), Signal::TERM);
+    assert!(lb.wait_end(10 * SECOND).success());
+
+    let setup = Setup::default();
+    let lock = setup.folder().join("run/lock");
+    let mut lb = setup.spawn(&config::demo(port::free(), 1, ""));
+    until(5 * SECOND, "the start has begun", || lock.exists().then_some(()));
+    signal(lb.pid(), Signal::TERM);
+    assert!(lb.wait_end(10 * SECOND).success());
+}
+
+#[test]
+fn start_that_fails_leaves_what_a_killed_master_left_serving() {
+    let port = port::free();
+    let text = config::demo(port, 1, "");
+    let mut lb = Lb::start(&text);
+    lb.kill_master();
+    lb.write_config(&format!("[log]\naccess = \"/proc/no-such-folder/access.log\"\n{text}"));
+    let output = lb.lbctl(&["up"]);
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && complaint.contains("access.log"), "{complaint}");
+    assert_eq!(get(local(port), "/").unwrap().status, 200);
+    lb.write_config(&text);
+    lb.start_again();
+    lb.wait_ready();
+    lb.stop();
+}
+
+#[test]
+fn reload_while_everything_drains_is_refused() {
+    let port = port::free();
+    let text = config::demo(port, 1, "").replace("drain_timeout = \"2s\"", "drain_timeout = \"20s\"");
+    let mut lb = Lb::start(&text);
+    let slow = std::thread::spawn(move || get(local(port), "/slow?ms=2000"));
+    until(5 * SECOND, "the slow request is in progress", || {
+        (lb.status().instance("demo:0").active > 0).then_some(())
+    });
+    signal(lb.pid(), Signal::TERM);
+    until(5 * SECOND, "the listener is closed", || get(local(port), "/").is_err().then_some(()));
+    let output = lb.lbctl(&["reload"]);
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{complaint}");
+    assert!(complaint.contains("lbctl is ending"), "{complaint}");
+    signal(lb.pid(), Signal::HUP);
+    std::thread::sleep(SECOND / 5);
+    assert!(get(local(port), "/").is_err(), "a signal opened the listener again");
+    assert_eq!(slow.join().unwrap().unwrap().status, 200);
+    assert!(lb.wait_end(10 * SECOND).success());
 }
 
 #[test]

@@ -25,7 +25,10 @@ pub fn up(config: Option<&Path>, run_dir: PathBuf, reach: &Reach<'_>) -> Result<
     let code = runtime.block_on(master::run(options, |started| {
         // The banner is for a person who watches; where nobody reads it the node runs all the same.
         let _ = super::commands::print(&banner(started, reach));
-    }))?;
+    }));
+    // A thread that reads the configuration may hang: the process ends without it.
+    runtime.shutdown_background();
+    let code = code?;
     Ok(if code == std::process::ExitCode::SUCCESS { Exit::Fine } else { Exit::Failed })
 }
 

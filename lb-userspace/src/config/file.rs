@@ -108,6 +108,8 @@ section! {
         may access_format: AccessFormat = "json",
         /// File for one JSON record per answer that lbctl made itself; standard error by default.
         may error: String,
+        /// File for the audit log: who asked for what; audit.log in the run folder by default.
+        may audit: String,
     }
 }
 

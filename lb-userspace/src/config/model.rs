@@ -99,6 +99,8 @@ pub struct Log {
     pub access_format: AccessFormat,
     /// `error`: file for one JSON record per answer that we made ourselves; `None`: standard error.
     pub error: Option<PathBuf>,
+    /// `audit`: file for the audit log; `None`: in the run folder.
+    pub audit: Option<PathBuf>,
 }
 
 /// How access records look.

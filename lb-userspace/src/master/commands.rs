@@ -13,12 +13,14 @@ use tokio::sync::mpsc;
 use super::ConfigSource;
 use super::inbox::{ControlRequest, Input};
 use super::log_files::LogFiles;
-use super::node::Master;
+use super::node::{Master, Phase};
+use super::reload::Asked;
 use super::steer::capture::Order;
 use crate::config;
 use crate::config::model::Model;
 use crate::control::protocol::steering::VipReport;
 use crate::control::protocol::{Answer, Command, FailureKind, KernelCounts, StatusReport};
+use crate::limits::RELOAD_WITHIN;
 use crate::state::event::Event;
 use crate::state::report;
 use crate::steer::flow_lookup::Question;
@@ -27,19 +29,26 @@ use crate::time::Time;
 
 /// Columns of a rendered report where it is not for a terminal of known width.
 const REPORT_COLUMNS: usize = 100;
-/// Time for the last answers to reach their clients at the end.
-const FAREWELL_WITHIN: Duration = Duration::from_secs(1);
+
+/// Whom the report is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// Whoever started us: in colours where that is a terminal.
+    Starter,
+    /// The log, or a client that we know nothing of.
+    Anybody,
+}
 
 /// Reads a configuration.
 ///
 /// # Errors
 /// The rendered report.
-pub fn read(source: &ConfigSource) -> Result<Model, String> {
+pub fn read(source: &ConfigSource, reader: Reader) -> Result<Model, String> {
     let loaded = match source {
         ConfigSource::File(path) => config::read(path),
         ConfigSource::Embedded { name, text } => config::read_text(name, text, Path::new("/")),
     };
-    let color = std::io::stderr().is_terminal();
+    let color = reader == Reader::Starter && std::io::stderr().is_terminal();
     let loaded = loaded.map_err(|report| report.render(color, REPORT_COLUMNS))?;
     if !loaded.warnings.is_empty() {
         log::warn!("configuration warnings\n{}", loaded.warnings.render(color, REPORT_COLUMNS));
@@ -53,7 +62,11 @@ impl Master<'_> {
         let ControlRequest { command, actor, answers } = request;
         let number = self.next_request;
         self.next_request += 1;
-        self.requests.insert(number, answers.clone());
+        self.requests.insert(number, vec![answers.clone()]);
+        if self.phase != Phase::Running && command.acts() && command != Command::Shutdown {
+            self.refuse(number, FailureKind::Failed, "lbctl is ending".to_owned());
+            return;
+        }
         match command {
             Command::Status { names } => {
                 let answer = match report::select(self.report(), &names) {
@@ -179,17 +192,75 @@ impl Master<'_> {
         Ok(())
     }
 
-    /// Reads the configuration again, in a thread: a user database in the network must not stop the loop.
-    pub fn reload(&self, request: Option<u64>) {
+    /// SIGHUP, or a command: the configuration is to be read again.
+    pub fn reload(&mut self, request: Option<u64>) {
+        if self.phase != Phase::Running {
+            log::info!("not reloaded: lbctl is ending");
+            return;
+        }
+        match self.reloads.ask(request) {
+            Asked::Read => self.read_again(),
+            Asked::Wait => {}
+            Asked::WaitWith(first) => {
+                let joining = request.and_then(|request| self.requests.remove(&request));
+                self.requests.entry(first).or_default().extend(joining.into_iter().flatten());
+            }
+            Asked::Refuse => {
+                self.not_loaded(request, "the configuration is still being read for an earlier reload");
+            }
+        }
+    }
+
+    /// In a thread: a user database in the network must not stop the loop.
+    fn read_again(&self) {
         let (source, inbox) = (self.config.clone(), self.inbox.clone());
-        tokio::task::spawn_blocking(move || {
-            let result = read(&source).map(Arc::new);
-            let _ = inbox.blocking_send(Input::Loaded { request, result });
+        tokio::spawn(async move {
+            let mut reader =
+                tokio::task::spawn_blocking(move || read(&source, Reader::Anybody).map(Arc::new));
+            let read = match tokio::time::timeout(RELOAD_WITHIN, &mut reader).await {
+                Ok(read) => read,
+                Err(_) => {
+                    let _ = inbox.send(Input::LoadLate).await;
+                    reader.await
+                }
+            };
+            let result =
+                read.unwrap_or_else(|error| Err(format!("reading the configuration failed: {error}")));
+            let _ = inbox.send(Input::Loaded(result)).await;
         });
     }
 
-    /// A configuration was read. What can be refused is refused here, before anything has changed.
-    pub fn loaded(&mut self, request: Option<u64>, result: Result<Arc<Model>, String>) {
+    /// It hangs, on a file system or a user database. Nobody waits for it any longer.
+    pub fn load_late(&mut self) {
+        let why = format!("reading the configuration takes longer than {} s", RELOAD_WITHIN.as_secs());
+        log::error!("configuration not reloaded reason=\"{why}\"");
+        for request in self.reloads.late() {
+            self.not_loaded(Some(request), &why);
+        }
+    }
+
+    fn not_loaded(&mut self, request: Option<u64>, why: &str) {
+        match request {
+            Some(request) => self.refuse(request, FailureKind::Failed, why.to_owned()),
+            None => log::error!("configuration not reloaded reason=\"{why}\""),
+        }
+    }
+
+    /// A configuration was read.
+    pub fn loaded(&mut self, result: Result<Arc<Model>, String>) {
+        let done = self.reloads.done();
+        match done.for_whom {
+            Some(request) if self.phase == Phase::Running => self.take_up(request, result),
+            Some(request) => self.not_loaded(request, "lbctl is ending"),
+            None => log::warn!("configuration read too late, and not applied"),
+        }
+        if done.again {
+            self.read_again();
+        }
+    }
+
+    /// What can be refused is refused here, before anything has changed.
+    fn take_up(&mut self, request: Option<u64>, result: Result<Arc<Model>, String>) {
         let accepted = result
             .map_err(|report| (FailureKind::InvalidConfiguration, report))
             .and_then(|model| self.accept(&model).map(|()| model).map_err(|why| (FailureKind::Failed, why)));
@@ -213,7 +284,13 @@ impl Master<'_> {
             true => None,
             false => Some(LogFiles::open(&model.log)?),
         };
+        let audit = self.audit.elsewhere(&self.run_dir.audit_log(&model.log));
+        let audit = audit.map_err(|error| error.to_string())?;
+        // The last that may be refused: sockets that are open listen.
         self.listeners.prepare(model)?;
+        if let Some(audit) = audit {
+            self.audit.go_on_in(audit);
+        }
         if let Some(files) = files {
             self.replace_logs(files);
         }
@@ -231,6 +308,9 @@ impl Master<'_> {
     /// SIGUSR1: log files were moved away.
     pub fn reopen_logs(&mut self) {
         self.programs.outputs.reopen();
+        if let Err(error) = self.audit.reopen() {
+            log::error!("{error}");
+        }
         match LogFiles::open(&self.model.log) {
             Ok(files) => self.replace_logs(files),
             Err(error) => log::error!("logs not reopened reason=\"{error}\""),
@@ -310,11 +390,10 @@ impl Master<'_> {
         });
     }
 
-    /// Everything has ended: those who asked for it are told, and wait for nothing else.
-    pub async fn say_farewell(&mut self) {
+    /// Everything has ended: those who asked for it are told.
+    pub fn say_farewell(&mut self) {
         for answers in self.farewells.drain(..) {
             let _ = answers.try_send(Answer::Done { lines: vec!["everything has ended".into()] });
-            let _ = tokio::time::timeout(FAREWELL_WITHIN, answers.closed()).await;
         }
     }
 }

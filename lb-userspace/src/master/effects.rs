@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use lb_common::exit::Watched;
 
-use super::control::is_last;
 use super::node::{Attached, Master, Phase};
 use super::probe::{self, Plan};
 use super::program::spawn::{Running, Start};
@@ -204,11 +203,11 @@ impl Master<'_> {
 
     /// Answers a control request. A client that takes nothing any more loses its answers.
     pub fn answer(&mut self, request: u64, answer: Answer) {
-        let last = is_last(&answer);
-        if let Some(answers) = self.requests.get(&request)
-            && answers.try_send(answer).is_err()
-        {
-            log::debug!("answer not taken request={request}");
+        let last = answer.is_last();
+        for answers in self.requests.get(&request).into_iter().flatten() {
+            if answers.try_send(answer.clone()).is_err() {
+                log::debug!("answer not taken request={request}");
+            }
         }
         if last {
             self.requests.remove(&request);

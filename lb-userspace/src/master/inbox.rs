@@ -35,13 +35,10 @@ pub enum Input {
     },
     /// A control command came in.
     Command(ControlRequest),
-    /// A configuration was read.
-    Loaded {
-        /// The control request that asked for it.
-        request: Option<u64>,
-        /// The rendered report where it is invalid.
-        result: Result<Arc<Model>, String>,
-    },
+    /// A configuration was read: the model, or the rendered report where it is invalid.
+    Loaded(Result<Arc<Model>, String>),
+    /// It takes longer than it may.
+    LoadLate,
     /// A worker said something.
     Worker {
         /// Which worker.

@@ -9,12 +9,14 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
+use self::commands::Reader;
 use self::inbox::{INBOX_MAX, Input};
 use self::kernel::NoticeStream;
-use self::node::{Master, Phase};
+use self::node::{Master, Phase, Ready};
 use self::program::cgroup::Cgroups;
 use self::run_dir::RunDir;
 use self::steer::next_hop::netlink::{News, Told};
+use crate::config::model::Model;
 use crate::control::protocol::{Capability, InstanceStatus, ProcessState, StatusReport};
 use crate::state::event::Event;
 use crate::time::Time;
@@ -33,6 +35,7 @@ mod packet;
 mod port_holder;
 mod probe;
 pub mod program;
+mod reload;
 mod run_dir;
 pub mod steer;
 mod turn;
@@ -99,15 +102,28 @@ pub struct Started {
 /// listening address in use.
 pub async fn run(options: Options, on_started: impl FnOnce(&Started)) -> anyhow::Result<ExitCode> {
     let began = Time::now();
-    let model = commands::read(&options.config).map_err(anyhow::Error::msg)?;
+    // Before anything is done: a signal that comes meanwhile waits for the loop, and does not end us half-way.
+    let mut signals = Signals::new()?;
+    let Some(model) = read_unless_terminated(&options.config, &mut signals).await? else {
+        return Ok(ExitCode::SUCCESS);
+    };
     let mut run_dir = RunDir::open(&options.run_dir)?;
-    for what in run_dir.clean().await? {
+    let cgroups = Cgroups::set_up(run_dir.path());
+    let ready = match Ready::new(&model, &run_dir, &cgroups) {
+        Ok(ready) => ready,
+        Err(error) => {
+            // Instances and worker of a killed master go on: we have nothing better.
+            cgroups.leave_alone();
+            run_dir.leave_alone()?;
+            return Err(error);
+        }
+    };
+    for what in run_dir.clean(cgroups.product()).await? {
         log::warn!("ended what an earlier master left what=\"{what}\"");
     }
-    let cgroups = Cgroups::set_up(run_dir.path());
     let (sender, inbox) = mpsc::channel(INBOX_MAX);
-    let outcome = match Master::new(options.config, Arc::new(model), &mut run_dir, &cgroups, sender, began) {
-        Ok(master) => live(master, inbox, on_started).await,
+    let outcome = match Master::new(options.config, model, ready, &mut run_dir, &cgroups, sender, began) {
+        Ok(master) => live(master, inbox, signals, on_started).await,
         Err(error) => Err(error),
     };
     if let Err(error) = cgroups.remove().await {
@@ -120,14 +136,27 @@ pub async fn run(options: Options, on_started: impl FnOnce(&Started)) -> anyhow:
     outcome
 }
 
+/// The configuration; `None` where we are told to end while it is read, in a thread that may hang.
+async fn read_unless_terminated(
+    config: &ConfigSource,
+    signals: &mut Signals,
+) -> anyhow::Result<Option<Arc<Model>>> {
+    let config = config.clone();
+    let reader = tokio::task::spawn_blocking(move || commands::read(&config, Reader::Starter));
+    tokio::select! {
+        read = reader => read?.map(|model| Some(Arc::new(model))).map_err(anyhow::Error::msg),
+        () = signals.terminated() => Ok(None),
+    }
+}
+
 /// From the first event to the last.
 async fn live(
     mut master: Master<'_>,
     inbox: mpsc::Receiver<Input>,
+    signals: Signals,
     on_started: impl FnOnce(&Started),
 ) -> anyhow::Result<ExitCode> {
-    let signals = Signals::new()?;
-    let control = control::serve(master.run_dir, master.inbox.clone())?;
+    let control = control::serve(master.run_dir, master.audit.clone(), master.inbox.clone())?;
     master.note("master", "master started", &format!("pid={}", std::process::id()), "operator");
     let model = master.model.clone();
     master.event(Event::Apply { model, request: None });
@@ -136,10 +165,12 @@ async fn live(
     let notices = master.kernel.take_notices();
     turn_until_over(&mut master, Sources { inbox, notices, news: None, signals }, on_started).await;
     master.steer.end();
-    master.say_farewell().await;
-    control.abort();
+    master.say_farewell();
     master.programs.outputs.finish();
     let left = master.programs.all().count();
+    // With it go the ways to those who follow what it tells.
+    drop(master);
+    control.finish().await;
     Ok(if left == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -266,6 +297,14 @@ impl Signals {
         })
     }
 
+    /// Waits to be told to end, and for nothing else.
+    async fn terminated(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
     async fn next(&mut self) -> Asked {
         tokio::select! {
             _ = self.terminate.recv() => Asked::Terminate("SIGTERM"),
@@ -278,10 +317,19 @@ impl Signals {
 
 impl Asked {
     fn act(self, master: &mut Master<'_>) {
+        master.audit.signalled(self.name());
         match self {
             Self::Terminate(why) => master.terminate(why),
             Self::Reload => master.reload(None),
             Self::Reopen => master.reopen_logs(),
+        }
+    }
+
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Terminate(name) => name,
+            Self::Reload => "SIGHUP",
+            Self::Reopen => "SIGUSR1",
         }
     }
 }

@@ -11,6 +11,7 @@ use rustix::process::{Resource, Rlimit};
 use tokio::sync::mpsc;
 
 use super::ConfigSource;
+use super::control::Audit;
 use super::event_log::EventLog;
 use super::inbox::Inbox;
 use super::kernel::{KernelHalf, TablePlace};
@@ -21,7 +22,9 @@ use super::program::cgroup::Cgroups;
 use super::program::exec_shim::Identity;
 use super::program::fork::Shim;
 use super::program::order::Surroundings;
+use super::program::output::Outputs;
 use super::program::spawn::Programs;
+use super::reload::Reloads;
 use super::run_dir::RunDir;
 use super::steer::{self, Steer};
 use super::worker_link::{Setting, Workers};
@@ -63,10 +66,14 @@ pub struct Master<'a> {
     pub attached: Attached,
     /// Access and error log.
     pub log_files: LogFiles,
+    /// Who asked for what.
+    pub audit: Arc<Audit>,
     /// What happened.
     pub events: EventLog,
-    /// Control requests that `step` has yet to answer.
-    pub requests: HashMap<u64, mpsc::Sender<Answer>>,
+    /// Who waits for the configuration to be read.
+    pub reloads: Reloads,
+    /// Control requests that `step` has yet to answer, each by everybody who made it.
+    pub requests: HashMap<u64, Vec<mpsc::Sender<Answer>>>,
     /// The number of the next control request.
     pub next_request: u64,
     /// To be answered when everything has ended.
@@ -168,25 +175,49 @@ impl Inherited {
     }
 }
 
+/// What can be had while an earlier master's processes still serve: whoever cannot have it ends before they are ended.
+pub struct Ready {
+    inherited: Inherited,
+    log_files: LogFiles,
+    audit: Arc<Audit>,
+    outputs: Outputs,
+    kernel: KernelHalf,
+}
+
+impl Ready {
+    /// Opens and loads it.
+    ///
+    /// # Errors
+    /// A log file or kernel program that the configuration insists on cannot be had.
+    pub fn new(model: &Model, run_dir: &RunDir, cgroups: &Cgroups) -> anyhow::Result<Self> {
+        let place = table_place(model, run_dir.path());
+        Ok(Self {
+            inherited: Inherited::take(),
+            log_files: LogFiles::open(&model.log).map_err(anyhow::Error::msg)?,
+            audit: Arc::new(Audit::open(&run_dir.audit_log(&model.log))?),
+            outputs: Outputs::new().context("start the output thread")?,
+            kernel: KernelHalf::load(&model.kernel, cgroups.product(), &place).context("kernel programs")?,
+        })
+    }
+}
+
 impl<'a> Master<'a> {
     /// Brings up what does not depend on events. Nothing is served yet.
     ///
     /// # Errors
-    /// A socket, log file or kernel program that the configuration insists on cannot be had.
+    /// A socket or VIP that the configuration insists on cannot be had.
     pub fn new(
         config: ConfigSource,
         model: Arc<Model>,
+        ready: Ready,
         run_dir: &'a mut RunDir,
         cgroups: &'a Cgroups,
         inbox: Inbox,
         began: Time,
     ) -> anyhow::Result<Self> {
-        let inherited = Inherited::take();
+        let Ready { inherited, log_files, audit, outputs, kernel } = ready;
         let mut listeners = Listeners::new(model.node.worker_threads);
         listeners.prepare(&model).map_err(anyhow::Error::msg)?;
-        let log_files = LogFiles::open(&model.log).map_err(anyhow::Error::msg)?;
-        let place = table_place(&model, run_dir.path());
-        let kernel = KernelHalf::load(&model.kernel, cgroups.product(), &place).context("kernel programs")?;
         let left = kernel.table().take_over(Time::now().0);
         let mut steer = Steer::new(run_dir.path());
         steer.configure(&model, &kernel)?;
@@ -200,7 +231,7 @@ impl<'a> Master<'a> {
         };
         let seed = fastrand::u64(..);
         let first_instance = super::control::wall_ms().saturating_mul(1_000_000);
-        let programs = Programs::new(Shim::default(), inherited.surroundings, seed, inbox.clone());
+        let programs = Programs::new(Shim::default(), inherited.surroundings, seed, outputs, inbox.clone());
         let mut state = State::new(first_instance, seed, std::process::id());
         state.take_up(&left);
         Ok(Self {
@@ -210,13 +241,15 @@ impl<'a> Master<'a> {
             state,
             kernel,
             steer,
-            programs: programs.context("start the output thread")?,
+            programs,
             probes: Probes::new(inbox.clone()),
             workers: Workers::new(setting, inbox.clone()),
             listeners,
             attached: Attached::default(),
             log_files,
+            audit,
             events: EventLog::new(),
+            reloads: Reloads::default(),
             requests: HashMap::new(),
             next_request: 1,
             farewells: Vec::new(),

@@ -19,6 +19,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
 
 use super::program::cgroup;
+use crate::config::model::Log;
 
 /// Time for left-over processes to go after they were killed.
 const GONE_WITHIN: Duration = Duration::from_secs(2);
@@ -95,29 +96,33 @@ impl RunDir {
         self.path.join("control.sock")
     }
 
-    /// The audit log.
-    pub fn audit_log(&self) -> PathBuf {
-        self.path.join("audit.log")
+    /// The audit log: where the configuration says, else in the folder.
+    pub fn audit_log(&self, log: &Log) -> PathBuf {
+        log.audit.clone().unwrap_or_else(|| self.path.join("audit.log"))
     }
 
     fn record_file(&self) -> PathBuf {
         self.path.join("state.json")
     }
 
-    /// Ends what a killed master left, and removes its files. Tells what it ended.
+    /// Ends what a killed master left, and removes its files. Of its cgroups only `ours` stays, empty. Tells what it ended.
     ///
     /// # Errors
     /// Something is still there after it was killed.
-    pub async fn clean(&self) -> anyhow::Result<Vec<String>> {
+    pub async fn clean(&self, ours: Option<&Path>) -> anyhow::Result<Vec<String>> {
         let record = self.read_record();
         let mut ended = Vec::new();
         for product in cgroup::product_folders(&self.path).into_iter().chain(record.cgroup.clone()) {
-            if product.is_dir() {
-                cgroup::remove_tree(&product)
-                    .await
-                    .with_context(|| format!("end what an earlier master left in {}", product.display()))?;
-                ended.push(format!("cgroup {}", product.display()));
+            let is_ours = ours == Some(&product);
+            if !product.is_dir() || is_ours && !cgroup::holds_leaves(&product) {
+                continue;
             }
+            let emptied = match is_ours {
+                true => cgroup::empty_tree(&product).await,
+                false => cgroup::remove_tree(&product).await,
+            };
+            emptied.with_context(|| format!("end what an earlier master left in {}", product.display()))?;
+            ended.push(format!("cgroup {}", product.display()));
         }
         // A cgroup held them all.
         let loose = record.processes.iter().filter(|_| record.cgroup.is_none());
@@ -166,6 +171,14 @@ impl RunDir {
     /// What the operating system says.
     pub fn leave(self) -> io::Result<()> {
         remove(&self.control_socket())?;
+        self.lock.set_len(0)
+    }
+
+    /// Leaves everything as it was found: nothing of an earlier master was ended.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn leave_alone(self) -> io::Result<()> {
         self.lock.set_len(0)
     }
 
@@ -242,7 +255,7 @@ mod tests {
             .record(Record { master_pid: 1, cgroup: None, processes: vec![left_record, other_record] })
             .unwrap();
         fs::write(run_dir.control_socket(), "").unwrap();
-        assert_eq!(run_dir.clean().await.unwrap(), [format!("docs:0 pid {}", left.id())]);
+        assert_eq!(run_dir.clean(None).await.unwrap(), [format!("docs:0 pid {}", left.id())]);
         left.wait().unwrap();
         assert!(other.try_wait().unwrap().is_none());
         other.kill().unwrap();
@@ -260,8 +273,13 @@ mod tests {
         leaf.take_in(left.id()).unwrap();
         // A test has no init that reaps: someone must, or the cgroup stays.
         let reaped = std::thread::spawn(move || left.wait().unwrap());
-        run_dir.clean().await.unwrap();
+        let product = cgroups.product().unwrap();
+        let ended = [format!("cgroup {}", product.display())];
+        assert_eq!(run_dir.clean(Some(product)).await.unwrap(), ended);
         reaped.join().unwrap();
-        assert!(!cgroups.product().unwrap().exists());
+        assert!(product.exists() && !leaf.path().exists());
+        assert_eq!(run_dir.clean(Some(product)).await.unwrap(), [""; 0]);
+        run_dir.clean(None).await.unwrap();
+        assert!(!product.exists());
     }
 }

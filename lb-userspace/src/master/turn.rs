@@ -30,7 +30,8 @@ impl Master<'_> {
                 }
             }
             Input::Command(request) => self.command(request),
-            Input::Loaded { request, result } => self.loaded(request, result),
+            Input::Loaded(result) => self.loaded(result),
+            Input::LoadLate => self.load_late(),
             Input::Worker { generation, message } => self.heard(generation, message),
             Input::WorkerLost { generation, why } => {
                 log::warn!("worker lost worker={generation} reason=\"{why}\"");

@@ -132,6 +132,7 @@ fn log(files: &[Parsed], context: &mut Context<'_>) -> Log {
         access: context.path(&section.access),
         access_format: section.access_format.get().cloned().unwrap_or_default(),
         error: context.path(&section.error),
+        audit: context.path(&section.audit),
     }
 }
 

@@ -22,6 +22,7 @@ fn logs(view: &View<'_>) -> Vec<Problem> {
     if let Some(log) = view.files.iter().find_map(|file| file.sections.log.get()) {
         problems.extend(unwritable("[log]: access", &log.access, view.model.log.access.as_deref(), view));
         problems.extend(unwritable("[log]: error", &log.error, view.model.log.error.as_deref(), view));
+        problems.extend(unwritable("[log]: audit", &log.audit, view.model.log.audit.as_deref(), view));
     }
     for (name, section) in named(view.files, |file| &file.program) {
         let log = section.as_ref().and_then(|section| section.value.log.get());

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::audit::{self, Audit, Peer};
 use crate::control::protocol::{Answer, Command, FailureKind, PROTOCOL_VERSION, Request};
-use crate::limits::CONTROL_REQUEST_BYTES_MAX;
+use crate::limits::{CONTROL_CONNECTIONS_MAX, CONTROL_FOLLOWERS_MAX, CONTROL_REQUEST_BYTES_MAX};
 use crate::master::inbox::{ANSWERS_MAX, ControlRequest, Inbox, Input};
 
 /// Time for the request line, and for the client to take an answer.
@@ -27,12 +27,13 @@ pub struct Connection {
     stream: BufReader<UnixStream>,
     inbox: Inbox,
     audit: Arc<Audit>,
+    followers: Arc<Semaphore>,
 }
 
 impl Connection {
-    /// Not yet read from.
-    pub fn new(stream: UnixStream, inbox: Inbox, audit: Arc<Audit>) -> Self {
-        Self { stream: BufReader::new(stream), inbox, audit }
+    /// Not yet read from. Who follows needs a place among the `followers`.
+    pub fn new(stream: UnixStream, inbox: Inbox, audit: Arc<Audit>, followers: Arc<Semaphore>) -> Self {
+        Self { stream: BufReader::new(stream), inbox, audit, followers }
     }
 
     /// From the request to the last answer.
@@ -48,20 +49,26 @@ impl Connection {
             Ok(request) => request?,
             Err(_) => Err(Refusal::new(FailureKind::Failed, "no request line within 5 s")),
         };
-        let command = match request.and_then(|command| allowed(&peer, command)) {
+        let command = match request.and_then(|command| self.allowed(&peer, command)) {
             Ok(command) => command,
             Err(refusal) => return self.write(&refusal.into()).await,
         };
+        let place = command.follows().then(|| self.followers.clone().try_acquire_owned());
+        if let Some(Err(_)) = place {
+            let message =
+                format!("busy: {CONTROL_FOLLOWERS_MAX} others follow events, logs or captures already");
+            return self.write(&Refusal::new(FailureKind::Failed, &message).into()).await;
+        }
+        let act = command.acts().then(|| self.audit.received(&peer, &command));
         let (sender, mut answers) = mpsc::channel(ANSWERS_MAX);
         let actor = format!("uid={} pid={}", peer.uid, peer.pid);
-        let asked = ControlRequest { command: command.clone(), actor, answers: sender };
-        if self.inbox.send(Input::Command(asked)).await.is_err() {
-            return self.write(&Refusal::new(FailureKind::Failed, "the master is ending").into()).await;
-        }
+        let asked = ControlRequest { command, actor, answers: sender };
+        // Where the loop has ended the way to answer is gone, too.
+        let _ = self.inbox.send(Input::Command(asked)).await;
         let outcome = self.relay(&mut answers).await;
-        if audit::acts(&command) {
+        if let Some(act) = act {
             let words = outcome.as_ref().map_or_else(|error| format!("client lost: {error}"), audit::outcome);
-            self.audit.write(&peer, &command, &words);
+            self.audit.ended(&act, &words);
         }
         outcome.map(drop)
     }
@@ -94,6 +101,15 @@ impl Connection {
             .map_err(|error| Refusal::new(FailureKind::Failed, &error.to_string())))
     }
 
+    /// Root and the master's own user may ask; the mode of the socket says the same.
+    fn allowed(&self, peer: &Peer, command: Command) -> Result<Command, Refusal> {
+        if peer.uid == 0 || peer.uid == rustix::process::geteuid().as_raw() {
+            return Ok(command);
+        }
+        self.audit.denied(peer, &command);
+        Err(Refusal::new(FailureKind::Denied, &format!("uid {} may not control this master", peer.uid)))
+    }
+
     /// Hands on answers; says [`Answer::More`] while there is none.
     async fn relay(&mut self, answers: &mut mpsc::Receiver<Answer>) -> io::Result<Answer> {
         loop {
@@ -103,7 +119,7 @@ impl Connection {
                 Ok(None) => Refusal::new(FailureKind::Failed, "the master ended before it was done").into(),
             };
             self.write(&answer).await?;
-            if is_last(&answer) {
+            if answer.is_last() {
                 return Ok(answer);
             }
         }
@@ -117,12 +133,14 @@ impl Connection {
     }
 }
 
-/// Root and the master's own user may ask; the mode of the socket says the same.
-fn allowed(peer: &Peer, command: Command) -> Result<Command, Refusal> {
-    if peer.uid == 0 || peer.uid == rustix::process::geteuid().as_raw() {
-        return Ok(command);
+/// Tells a client that there are too many, without waiting for it.
+pub fn refuse_busy(stream: &UnixStream) {
+    let message = format!("busy: the master answers {CONTROL_CONNECTIONS_MAX} others already");
+    let answer = Answer::from(Refusal::new(FailureKind::Failed, &message));
+    if let Ok(line) = serde_json::to_string(&answer) {
+        // Nothing was written to it before: a line fits, if anybody is there to read it.
+        let _ = stream.try_write((line + "\n").as_bytes());
     }
-    Err(Refusal::new(FailureKind::Denied, &format!("uid {} may not control this master", peer.uid)))
 }
 
 /// Why a request is not answered.
@@ -141,9 +159,4 @@ impl From<Refusal> for Answer {
     fn from(refusal: Refusal) -> Self {
         Self::Failed { kind: refusal.kind, message: refusal.message }
     }
-}
-
-/// Whether nothing follows it.
-pub fn is_last(answer: &Answer) -> bool {
-    !matches!(answer, Answer::More | Answer::Line { .. } | Answer::Event(_) | Answer::Frame(_))
 }

@@ -15,46 +15,70 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
-pub use self::audit::wall_ms;
-pub use self::connection::is_last;
+pub use self::audit::{Audit, wall_ms};
 
-use self::audit::Audit;
 use self::connection::Connection;
 use super::inbox::Inbox;
 use super::run_dir::RunDir;
-use crate::limits::CONTROL_CONNECTIONS_MAX;
+use crate::limits::{CONTROL_CONNECTIONS_MAX, CONTROL_FOLLOWERS_MAX};
+
+/// Time for the last answers to reach their clients at the end.
+const FINISH_WITHIN: Duration = Duration::from_secs(1);
+
+/// The server.
+pub struct Control {
+    accepting: JoinHandle<()>,
+    places: Arc<Semaphore>,
+}
 
 /// Listens; connections are served by tasks of their own.
 ///
 /// # Errors
-/// The socket or the audit log cannot be made.
-pub fn serve(run_dir: &RunDir, inbox: Inbox) -> io::Result<tokio::task::JoinHandle<()>> {
+/// The socket cannot be made.
+pub fn serve(run_dir: &RunDir, audit: Arc<Audit>, inbox: Inbox) -> io::Result<Control> {
     let listener = listen(run_dir.path(), &run_dir.control_socket())?;
-    let audit = Arc::new(Audit::open(&run_dir.audit_log())?);
     let places = Arc::new(Semaphore::new(CONTROL_CONNECTIONS_MAX));
-    Ok(tokio::spawn(async move {
-        loop {
-            // Beyond the bound clients wait in the backlog.
-            let Ok(place) = places.clone().acquire_owned().await else { return };
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let connection = Connection::new(stream, inbox.clone(), audit.clone());
+    let accepting = tokio::spawn(accept(listener, places.clone(), audit, inbox));
+    Ok(Control { accepting, places })
+}
+
+impl Control {
+    /// Takes nobody any more, and waits, not for long, until everybody who asks has the last answer.
+    pub async fn finish(self) {
+        self.accepting.abort();
+        let everybody = self.places.acquire_many(CONTROL_CONNECTIONS_MAX as u32);
+        if tokio::time::timeout(FINISH_WITHIN, everybody).await.is_err() {
+            log::warn!("control clients did not take their last answers");
+        }
+    }
+}
+
+async fn accept(listener: UnixListener, places: Arc<Semaphore>, audit: Arc<Audit>, inbox: Inbox) {
+    let followers = Arc::new(Semaphore::new(CONTROL_FOLLOWERS_MAX));
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => match places.clone().try_acquire_owned() {
+                Ok(place) => {
+                    let connection = Connection::new(stream, inbox.clone(), audit.clone(), followers.clone());
                     tokio::spawn(async move {
                         connection.serve().await;
                         drop(place);
                     });
                 }
-                Err(error) => {
-                    log::warn!("control connection not accepted reason=\"{error}\"");
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-                }
+                Err(_) => connection::refuse_busy(&stream),
+            },
+            Err(error) => {
+                log::warn!("control connection not accepted reason=\"{error}\"");
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
-    }))
+    }
 }
 
 /// The socket appears under its name with its mode: it is made in a folder that only we can enter.

@@ -78,6 +78,11 @@ impl Cgroups {
         self.product.as_ref().map(|product| Leaf::create(product.join(name))).transpose()
     }
 
+    /// Removes its folder if nothing is in it: it was not put to use.
+    pub fn leave_alone(&self) {
+        let _ = self.product.as_ref().map(fs::remove_dir);
+    }
+
     /// Ends whatever is in it and removes it.
     ///
     /// # Errors
@@ -167,6 +172,18 @@ fn make_folder(path: &Path) -> io::Result<()> {
 /// # Errors
 /// What the operating system says, when something is still in it after a second.
 pub async fn remove_tree(product: &Path) -> io::Result<()> {
+    empty_tree(product).await?;
+    match fs::remove_dir(product) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Ends what is in a product cgroup, and removes all but its own folder.
+///
+/// # Errors
+/// What the operating system says, when something is still in it after a second.
+pub async fn empty_tree(product: &Path) -> io::Result<()> {
     if !product.is_dir() {
         return Ok(());
     }
@@ -174,7 +191,7 @@ pub async fn remove_tree(product: &Path) -> io::Result<()> {
     fs::write(product.join("cgroup.kill"), "1")?;
     let mut last = Ok(());
     for _ in 0..200 {
-        last = remove_leaves(product).and_then(|()| fs::remove_dir(product));
+        last = remove_leaves(product);
         match &last {
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
                 tokio::time::sleep(std::time::Duration::from_millis(5)).await;
@@ -184,6 +201,12 @@ pub async fn remove_tree(product: &Path) -> io::Result<()> {
         }
     }
     last
+}
+
+/// Whether there is a leaf in it.
+pub fn holds_leaves(product: &Path) -> bool {
+    let mut entries = fs::read_dir(product).into_iter().flatten().flatten();
+    entries.any(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
 }
 
 fn remove_leaves(product: &Path) -> io::Result<()> {

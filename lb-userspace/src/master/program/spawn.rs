@@ -3,7 +3,6 @@
 //! Effectful: forks. A process is watched by the kernel half before its shim is told what to run, so its death cannot be missed.
 
 use std::collections::{BTreeSet, HashMap};
-use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -61,18 +60,9 @@ pub type MarkExits = Option<Arc<BackendTable>>;
 
 impl Programs {
     /// Nothing runs.
-    ///
-    /// # Errors
-    /// When no thread can be started.
-    pub fn new(shim: Shim, surroundings: Surroundings, seed: u64, inbox: Inbox) -> io::Result<Self> {
-        Ok(Self {
-            processes: HashMap::new(),
-            ports: Ports::new(seed),
-            outputs: Outputs::new()?,
-            shim,
-            surroundings,
-            inbox,
-        })
+    pub fn new(shim: Shim, surroundings: Surroundings, seed: u64, outputs: Outputs, inbox: Inbox) -> Self {
+        let ports = Ports::new(seed);
+        Self { processes: HashMap::new(), ports, outputs, shim, surroundings, inbox }
     }
 
     /// Starts an instance. `watch` is called when the process exists and does nothing yet. What becomes of it comes as events.

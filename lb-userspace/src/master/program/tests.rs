@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use super::cgroup::Cgroups;
 use super::fork::Shim;
 use super::order::Surroundings;
+use super::output::Outputs;
 use super::spawn::{Programs, Start};
 use crate::config::model::{AutoRestart, Limits, Program, ProgramLog, Stop};
 use crate::master::inbox::Input;
@@ -76,7 +77,7 @@ impl House {
     fn with(run_dir: tempfile::TempDir, cgroups: Cgroups) -> Self {
         let (sender, inbox) = mpsc::channel(64);
         let surroundings = Surroundings { kept: BTreeMap::new(), open_files: (512, 1024), priority: 0 };
-        let programs = Programs::new(test_shim(), surroundings, 1, sender).unwrap();
+        let programs = Programs::new(test_shim(), surroundings, 1, Outputs::new().unwrap(), sender);
         Self { programs, cgroups, inbox, _run_dir: run_dir }
     }
 
