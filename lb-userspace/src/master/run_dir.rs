@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
 
@@ -57,7 +59,7 @@ impl RunDir {
     /// Makes the folder where needed and locks it.
     ///
     /// # Errors
-    /// Another master is in it (its pid is named), or the folder cannot be made.
+    /// Another master is in it (its pid is named), the folder cannot be made, or others may change it.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let mode = if rustix::process::geteuid().is_root() { 0o755 } else { 0o700 };
         DirBuilder::new()
@@ -65,6 +67,7 @@ impl RunDir {
             .mode(mode)
             .create(path)
             .with_context(|| format!("create run folder {}", path.display()))?;
+        refuse_strange(path).with_context(|| format!("run folder {}", path.display()))?;
         let path = path.canonicalize().with_context(|| format!("run folder {}", path.display()))?;
         let file = path.join("lock");
         let mut lock = OpenOptions::new()
@@ -73,6 +76,7 @@ impl RunDir {
             .create(true)
             .truncate(false)
             .mode(0o644)
+            .custom_flags(libc::O_NOFOLLOW)
             .open(&file)
             .with_context(|| format!("open {}", file.display()))?;
         if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -149,7 +153,9 @@ impl RunDir {
             return Ok(());
         }
         let new = self.path.join("state.json.new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+        let mut file = options.open(&new)?;
         file.write_all(&serde_json::to_vec(&record)?)?;
         fs::rename(new, self.record_file())?;
         self.written = record;
@@ -186,6 +192,25 @@ impl RunDir {
         remove(&self.control_socket())?;
         remove(&self.record_file())
     }
+}
+
+/// Whoever may write to the folder may take the place of everything in it, and what lies in `/tmp` anybody may have made.
+fn refuse_strange(path: &Path) -> anyhow::Result<()> {
+    // Without a slash at its end, which would follow a link.
+    let path = path.components().collect::<PathBuf>();
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = match rustix::fs::open(&path, flags, Mode::empty()) {
+        Err(Errno::NOTDIR | Errno::LOOP) => {
+            anyhow::bail!("it is no folder but a link or a file: name the folder itself")
+        }
+        folder => folder?,
+    };
+    let found = rustix::fs::fstat(&folder)?;
+    let own = rustix::process::geteuid().as_raw();
+    let owner = found.st_uid;
+    anyhow::ensure!(owner == own, "it belongs to uid {owner} and not to uid {own}, which we run as");
+    anyhow::ensure!(found.st_mode & 0o022 == 0, "others may write to it: `chmod go-w {}`", path.display());
+    Ok(())
 }
 
 /// Removes a file that need not be there.
@@ -230,6 +255,8 @@ fn start_ticks(pid: u32) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -240,6 +267,28 @@ mod tests {
         assert!(error.contains(&format!("(pid {})", std::process::id())), "{error}");
         first.close().unwrap();
         RunDir::open(&folder.path().join("run")).unwrap();
+    }
+
+    #[test]
+    fn folder_that_others_may_change_is_refused() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("run");
+        let refused = |words: &str| {
+            let error = format!("{:#}", RunDir::open(&folder).map(|_| ()).unwrap_err());
+            assert!(error.contains(words), "{error}");
+            assert!(!folder.join("lock").exists());
+        };
+        fs::create_dir(&folder).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o775)).unwrap();
+        refused("others may write to it: `chmod go-w ");
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+        std::os::unix::fs::chown(&folder, Some(65_534), None).expect("needs root: run `cargo xtask test`");
+        refused("it belongs to uid 65534");
+        fs::remove_dir(&folder).unwrap();
+        fs::create_dir(parent.path().join("real")).unwrap();
+        std::os::unix::fs::symlink("real", &folder).unwrap();
+        refused("it is no folder but a link");
+        assert!(RunDir::open(&parent.path().join("run/")).is_err());
     }
 
     #[tokio::test]
