@@ -122,6 +122,10 @@ pub const METRICS_CONNECTIONS_MAX: usize = 64;
 pub const SNAPSHOT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Addresses on which one node listens for clients; each has a socket per worker thread.
 pub const LISTEN_ADDRESSES_MAX: usize = 256;
+/// Listening sockets of one node: addresses times worker threads. Each is open in the master and in the worker.
+pub const LISTEN_SOCKETS_MAX: usize = 16_384;
+/// Packets waiting for a worker: every listening socket, and what else comes while it starts; one that is so far behind is replaced.
+pub const WORKER_QUEUE_MAX: usize = LISTEN_SOCKETS_MAX + 4_096;
 /// Names that one hint of a configuration report lists.
 pub const CONFIG_NAMES_LISTED_MAX: usize = 20;
 /// Neighbours whose link address is remembered; the kernel keeps 1,024 for each family unless told otherwise (`gc_thresh3`).

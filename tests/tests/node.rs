@@ -167,6 +167,18 @@ fn reload_while_everything_drains_is_refused() {
 }
 
 #[test]
+fn worker_gets_thousands_of_listening_sockets() {
+    let port = port::free();
+    let binds: Vec<String> = (1..=250).map(|host| format!("\"127.0.1.{host}:{port}\"")).collect();
+    let text = config::demo(port, 1, "").replace(&format!("\"127.0.0.1:{port}\""), &binds.join(", "));
+    let lb = Lb::start(&format!("[node]\nworker_threads = 20\n{text}"));
+    let status = lb.status();
+    assert_eq!(status.workers[0].generation, 0, "workers were killed: {:?}", status.workers);
+    assert_eq!(get(([127, 0, 1, 250], port), "/").unwrap().status, 200);
+    lb.stop();
+}
+
+#[test]
 fn two_nodes_run_side_by_side_by_run_folder() {
     let (one, two) = (port::free(), port::free());
     let (first, second) = (Lb::start(&config::demo(one, 1, "")), Lb::start(&config::demo(two, 1, "")));

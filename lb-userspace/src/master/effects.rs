@@ -117,9 +117,9 @@ impl Master<'_> {
         }
     }
 
-    /// Starts a worker with all that it needs. Tries again later where that fails.
+    /// Starts a worker with all that it needs, unless there is one. Tries again later where that fails.
     pub fn start_worker(&mut self) {
-        if self.phase != Phase::Running {
+        if self.phase != Phase::Running || !self.workers.is_empty() {
             return;
         }
         let mut attachments = self.log_files.attachments();

@@ -86,6 +86,16 @@ fn more_than_a_node_holds_is_refused() {
 }
 
 #[test]
+fn more_sockets_than_a_node_listens_on_are_refused() {
+    let binds: Vec<String> = (1..=200).map(|host| format!("\"127.0.1.{host}:80\"")).collect();
+    let listener = format!("[[listener]]\nname = \"web\"\nbind = [{}]\n", binds.join(", "));
+    let text = |threads| format!("[node]\nworker_threads = {threads}\n{listener}");
+    assert!(load(&text(80)).is_ok());
+    let entries = load(&text(100)).unwrap_err().entries();
+    assert!(entries[0].message.contains("20000 listening sockets"), "{}", entries[0].message);
+}
+
+#[test]
 fn a_valid_model_survives_its_journey_to_a_worker() {
     let model = load(EXAMPLE).unwrap().model;
     let text = serde_json::to_string(&model).unwrap();

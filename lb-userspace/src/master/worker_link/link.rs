@@ -15,9 +15,6 @@ use crate::link::{FromWorker, PACKET_BYTES_MAX, ToWorker};
 use crate::master::inbox::{Inbox, Input};
 use crate::master::packet;
 
-/// Packets waiting for a worker; one that is so far behind is replaced.
-pub const QUEUE_MAX: usize = 4096;
-
 /// A message and the descriptor that goes with it.
 pub struct Packet {
     /// The message.

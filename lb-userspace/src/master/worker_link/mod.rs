@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc};
 
-use self::link::{Link, Packet, QUEUE_MAX};
+use self::link::{Link, Packet};
 use super::inbox::{Inbox, Input};
 use super::packet;
 use super::program::cgroup::Cgroups;
@@ -23,6 +24,7 @@ use super::program::life::{Process, describe};
 use super::run_dir::RecordedProcess;
 use super::watched::watched;
 use crate::control::protocol::WorkerStatus;
+use crate::limits::WORKER_QUEUE_MAX;
 use crate::link::{Attachment, ToWorker};
 use crate::snapshot::Snapshot;
 use crate::state::event::Slot;
@@ -69,6 +71,7 @@ struct Worker {
     table_changed: Arc<Notify>,
     activity: ActivityTable,
     serving: u64,
+    draining: bool,
     started_at: Time,
 }
 
@@ -96,18 +99,20 @@ impl Workers {
         let (ours, theirs) = packet::pair().context("socket pair to the worker")?;
         let memory = table::shared_memory("lbctl-activity", ACTIVITY_BYTES).context("activity table")?;
         let activity = ActivityTable::map(&memory).context("activity table")?;
-        let process = self.launch(cgroups, generation, theirs)?;
-        let (queue, queued) = mpsc::channel(QUEUE_MAX);
+        let (queue, queued) = mpsc::channel(WORKER_QUEUE_MAX);
         let table_changed = Arc::new(Notify::new());
-        let worker =
-            Worker { generation, process, queue, table_changed, activity, serving: 0, started_at: now };
         let link = Link {
             socket: watched(ours).context("watch the link")?,
             queue: queued,
-            table_changed: worker.table_changed.clone(),
+            table_changed: table_changed.clone(),
             inbox: self.inbox.clone(),
             generation,
         };
+        // The last that may fail: there is no worker without a link, and none that nobody knows.
+        let process = self.launch(cgroups, generation, theirs)?;
+        let (serving, draining, started_at) = (0, false, now);
+        let worker =
+            Worker { generation, process, queue, table_changed, activity, serving, draining, started_at };
         worker.send(ToWorker::Hello { threads: self.setting.threads, generation }, None);
         worker.attach(Attachment::Activity, Arc::new(memory));
         for (what, descriptor) in attachments {
@@ -252,9 +257,12 @@ impl Workers {
     }
 
     /// Nobody is taken any more, what is in progress ends.
-    pub fn drain(&self, within: Duration) {
+    pub fn drain(&mut self, within: Duration) {
         let within_ms = within.as_millis() as u64;
-        self.living.iter().for_each(|worker| worker.send(ToWorker::Drain { within_ms }, None));
+        for worker in &mut self.living {
+            worker.send(ToWorker::Drain { within_ms }, None);
+            worker.draining = true;
+        }
     }
 
     /// Whether none is left.
@@ -280,8 +288,11 @@ impl Workers {
 }
 
 impl Worker {
+    /// Queues a message. One that does not keep up is replaced, unless it drains: then only what is in progress counts. Where the link
+    /// has ended the loop knows.
     fn send(&self, message: ToWorker, descriptor: Option<Arc<OwnedFd>>) {
-        if self.queue.try_send(Packet { message, descriptor }).is_err() {
+        let sent = self.queue.try_send(Packet { message, descriptor });
+        if matches!(sent, Err(TrySendError::Full(_))) && !self.draining {
             log::warn!("worker does not keep up worker={} pid={}", self.generation, self.process.pid);
             self.process.kill();
         }

@@ -30,6 +30,8 @@ enum Ping {
     Blocked(Instant),
     /// Sent, to be answered by then.
     Sent(Instant),
+    /// It drains: it may answer or not, and its end has a deadline of its own.
+    NotAnyMore,
 }
 
 /// What there is to do.
@@ -51,6 +53,9 @@ impl Patience {
 
     /// A message went out.
     pub fn sent(&mut self, message: &ToWorker, now: Instant) {
+        if matches!(self.ping, Ping::NotAnyMore) {
+            return;
+        }
         if let Ping::Blocked(_) = self.ping {
             self.ping = Ping::At(now);
         }
@@ -61,6 +66,7 @@ impl Patience {
                 self.snapshot = Some((*number, until));
             }
             ToWorker::Ping => self.ping = Ping::Sent(now + PONG_TIMEOUT),
+            ToWorker::Drain { .. } => *self = Self { snapshot: None, ping: Ping::NotAnyMore },
             _ => {}
         }
     }
@@ -79,7 +85,9 @@ impl Patience {
                     self.ping = Ping::At(now + PING_EVERY);
                 }
             }
-            FromWorker::Pong => self.ping = Ping::At(now + PING_EVERY),
+            FromWorker::Pong if !matches!(self.ping, Ping::NotAnyMore) => {
+                self.ping = Ping::At(now + PING_EVERY);
+            }
             _ => {}
         }
     }
@@ -87,7 +95,7 @@ impl Patience {
     /// When to ask [`Self::at`].
     pub fn until(&self) -> Instant {
         let ping = match self.ping {
-            Ping::NotYet => None,
+            Ping::NotYet | Ping::NotAnyMore => None,
             Ping::At(until) | Ping::Blocked(until) | Ping::Sent(until) => Some(until),
         };
         let snapshot = self.snapshot.map(|(_, until)| until);
@@ -108,7 +116,7 @@ impl Patience {
             return Due::Lost(format!("snapshot {number} not acknowledged after {seconds} s"));
         }
         let (until, renewed) = match self.ping {
-            Ping::NotYet => return Due::Nothing,
+            Ping::NotYet | Ping::NotAnyMore => return Due::Nothing,
             Ping::At(at) => return if at <= now { Due::Ping } else { Due::Nothing },
             Ping::Blocked(until) => (until, Ping::Blocked(now + PONG_TIMEOUT)),
             Ping::Sent(until) => (until, Ping::Sent(now + PONG_TIMEOUT)),
@@ -180,6 +188,19 @@ mod tests {
         assert_eq!(patience.at(woken), Due::Nothing);
         assert_eq!(patience.until(), woken + PONG_TIMEOUT);
         assert!(matches!(patience.at(woken + PONG_TIMEOUT), Due::Lost(_)));
+    }
+
+    #[test]
+    fn of_a_worker_that_drains_nothing_is_expected() {
+        let (mut patience, start) = serving();
+        patience.sent(&ToWorker::Snapshot { number: 2 }, start);
+        patience.sent(&ToWorker::Drain { within_ms: 1 }, start);
+        patience.sent(&ToWorker::Snapshot { number: 3 }, start);
+        patience.sent(&ToWorker::Ping, start);
+        patience.heard(&FromWorker::Pong, start);
+        patience.heard(&FromWorker::Serving { number: 2 }, start);
+        assert!(patience.until() > start + Duration::from_secs(24 * 3600));
+        assert_eq!(patience.at(start + PING_EVERY + ACKNOWLEDGE_TIMEOUT), Due::Nothing);
     }
 
     #[test]
