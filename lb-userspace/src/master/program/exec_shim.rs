@@ -5,6 +5,8 @@
 //! does can be missed. The socket closes on exec, which tells the master that the program runs; a [`Failure`] on it tells
 //! why it does not.
 
+#![expect(clippy::disallowed_methods, reason = "the shim's own place in /proc is read and written here")]
+
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr};
 use std::io;
@@ -109,6 +111,7 @@ fn become_program(spec: &Spec, passed: Vec<OwnedFd>) -> Result<Infallible, Failu
     let (soft, hard) = spec.open_files;
     rustix::process::setrlimit(Resource::Nofile, Rlimit { current: Some(soft), maximum: Some(hard) })
         .or_fail(|| format!("set open_files to {hard}"))?;
+    give_up_favours();
     // Lowering a priority is always allowed; where it stays as it was nothing is lost.
     let _ = rustix::process::setpriority_process(None, spec.priority);
     if let Some(identity) = &spec.identity {
@@ -155,6 +158,23 @@ fn keep_output_readable() {
             let _ = replace(descriptor, &both);
         }
     }
+}
+
+/// What whoever started the master granted it, and not all that comes of it: capabilities that every program would inherit (systemd's
+/// `AmbientCapabilities`), and to be ended last where memory is short (`OOMScoreAdjust`). Other limits go on to programs, as they do from
+/// a shell.
+fn give_up_favours() {
+    // Kernels that do not know of them grant none.
+    let _ = rustix::thread::clear_ambient_capability_set();
+    const SCORE: &str = "/proc/self/oom_score_adj";
+    if std::fs::read_to_string(SCORE).is_ok_and(|score| is_favoured(&score)) {
+        let _ = std::fs::write(SCORE, "0");
+    }
+}
+
+/// A score above 0 is no favour: a container's place among others.
+fn is_favoured(score: &str) -> bool {
+    score.trim().parse::<i32>().is_ok_and(|score| score < 0)
 }
 
 fn close_stdin() -> io::Result<()> {
@@ -291,4 +311,15 @@ fn execve(file: &Path, arguments: &[CString], environment: &[CString]) -> io::Er
     // SAFETY: the file is a C string, and both lists hold pointers to C strings that live until here, ended by null.
     unsafe { libc::execve(file.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
     io::Error::last_os_error()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_place_behind_others_is_a_favour() {
+        assert!(is_favoured("-900\n"));
+        assert!(!is_favoured("0\n") && !is_favoured("300\n") && !is_favoured(""));
+    }
 }

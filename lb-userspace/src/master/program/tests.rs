@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use rustix::thread::{CapabilitySet, CapabilitySets};
 use tokio::sync::mpsc;
 
 use super::cgroup::Cgroups;
@@ -159,6 +160,22 @@ async fn process_gets_session_limits_umask_folder_and_a_clean_environment() {
     let stat = output.lines().find(|line| line.contains("(sh)")).unwrap();
     let fields = stat.split(' ').collect::<Vec<_>>();
     assert_eq!(fields[0], fields[5], "the process leads its session: {stat}");
+    house.clean().await;
+}
+
+#[tokio::test]
+async fn ambient_capabilities_of_the_master_are_not_handed_on() {
+    let mut house = House::new();
+    let bind = CapabilitySet::NET_BIND_SERVICE;
+    let own = rustix::thread::capabilities(None).unwrap();
+    // Of this thread, which forks.
+    rustix::thread::set_capabilities(None, CapabilitySets { inheritable: own.inheritable | bind, ..own })
+        .expect("needs root: run `cargo xtask test`");
+    rustix::thread::configure_capability_in_ambient_set(bind, true).unwrap();
+    let (ending, _) = house.run(&shell("grep CapAmb /proc/self/status")).await;
+    assert_eq!(ending, Ending::Code(0));
+    let output = house.output();
+    assert!(output.contains("CapAmb:\t0000000000000000\n"), "{output}");
     house.clean().await;
 }
 
