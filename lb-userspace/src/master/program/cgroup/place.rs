@@ -30,12 +30,13 @@ impl Place {
         Some(Self { own: if own.is_dir() { own } else { mount.clone() }, mount })
     }
 
-    /// Our own cgroup when it was delegated to us; the top for root; our own for others.
+    /// What was delegated to us; else the top for root, and our own cgroup for others.
     pub fn parents(&self) -> Vec<PathBuf> {
-        if is_delegated(&self.own) || !rustix::process::geteuid().is_root() {
-            return vec![self.own.clone()];
+        match delegated(&self.own, is_delegated) {
+            Some(ours) => vec![ours.to_owned()],
+            None if rustix::process::geteuid().is_root() => vec![self.mount.clone(), self.own.clone()],
+            None => vec![self.own.clone()],
         }
-        vec![self.mount.clone(), self.own.clone()]
     }
 }
 
@@ -47,6 +48,11 @@ fn cgroup2_mount(line: &str) -> Option<PathBuf> {
     }
     let point = fields.split(' ').nth(4)?;
     Some(PathBuf::from(point.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")))
+}
+
+/// Our own cgroup, or the one around it where systemd put us in a part of what it delegates (`DelegateSubgroup=`).
+fn delegated(own: &Path, is_delegated: impl Fn(&Path) -> bool) -> Option<&Path> {
+    own.ancestors().take(2).find(|folder| is_delegated(folder))
 }
 
 /// systemd marks what it delegates (`Delegate=yes`) with an extended attribute.
@@ -105,6 +111,16 @@ pub fn listed(names: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn unit_is_found_from_the_subgroup_that_systemd_puts_us_in() {
+        let unit = Path::new("/sys/fs/cgroup/system.slice/lbctl.service");
+        let found = |own: &str| delegated(Path::new(own), |folder| folder == unit).map(Path::to_owned);
+        assert_eq!(found("/sys/fs/cgroup/system.slice/lbctl.service").as_deref(), Some(unit));
+        assert_eq!(found("/sys/fs/cgroup/system.slice/lbctl.service/master").as_deref(), Some(unit));
+        assert_eq!(found("/sys/fs/cgroup/system.slice/lbctl.service/a/b"), None);
+        assert_eq!(found("/sys/fs/cgroup/system.slice"), None);
+    }
 
     #[test]
     fn cgroup2_is_found_beside_and_instead_of_version_1() {
