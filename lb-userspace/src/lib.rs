@@ -7,6 +7,7 @@ pub mod config;
 pub mod control;
 pub mod limits;
 pub mod link;
+pub mod printable;
 pub mod reason;
 pub mod snapshot;
 pub mod state;

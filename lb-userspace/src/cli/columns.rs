@@ -3,6 +3,8 @@
 use anstyle::{AnsiColor, Style};
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
 
+use crate::printable::printable;
+
 /// How the cells of a column stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Align {
@@ -17,9 +19,10 @@ pub enum Align {
 /// The narrowest that a column is folded to.
 const FOLDED_WIDTH_MIN: u16 = 24;
 
-/// A table of `rows` under `titles`. Where the terminal's `width` is known, sentences are folded to fit it.
+/// A table of `rows` under `titles`; what a cell holds of control characters is not shown. Where the terminal's `width` is known, sentences are folded to fit it.
 pub fn table(titles: &[(&str, Align)], rows: Vec<Vec<String>>, width: Option<u16>) -> String {
     let mut table = Table::new();
+    let rows = rows.iter().map(|row| row.iter().map(|cell| printable(cell)));
     table.load_preset(presets::NOTHING).set_header(titles.iter().map(|(title, _)| *title)).add_rows(rows);
     for (column, (_, align)) in table.column_iter_mut().zip(titles) {
         column.set_padding((0, 2));
@@ -127,6 +130,14 @@ docs:10  4711  the kernel saw that the
                last listening socket
                closed";
         assert_eq!(plain(Some(40)), expect);
+    }
+
+    #[test]
+    fn what_programs_said_cannot_move_the_cursor() {
+        let said = vec!["docs:0".into(), "7".into(), "last line: \x1b]0;title\x07\x1b[2J\nRUNNING".into()];
+        let text = strip_str(&table(&TITLES, vec![said.clone()], None)).to_string();
+        assert!(text.ends_with("last line: \u{fffd}]0;title\u{fffd}\u{fffd}[2J\u{fffd}RUNNING"), "{text:?}");
+        assert!(!table(&TITLES, vec![said], None).contains("\x1b[2J"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::exit::{CommandError, Exit};
 use super::{check, doctor, event_lines, output_lines, run_dir, status_table, steering, up};
 use crate::control::client::Client;
 use crate::control::protocol::{Answer, Command as Question, FailureKind, ProcessState, StatusReport};
+use crate::printable::printable;
 
 /// Does what the command line asks for.
 ///
@@ -81,7 +82,9 @@ fn ask(run_dir: &Path, question: Question) -> Result<Exit, CommandError> {
 /// Prints one answer.
 fn show(answer: Answer) -> Result<Exit, CommandError> {
     match answer {
-        Answer::Done { lines } => lines.iter().try_fold(Exit::Fine, |_, line| print(&format!("{line}\n"))),
+        Answer::Done { lines } => {
+            lines.iter().try_fold(Exit::Fine, |_, line| print(&format!("{}\n", printable(line))))
+        }
         Answer::Failed { kind, message } => Err(CommandError::Refused { kind, message }),
         Answer::Line { instance, stream, text } => {
             print(&format!("{}\n", output_lines::output(&instance, &stream, &text)))
@@ -117,7 +120,7 @@ fn status_report(run_dir: &Path, names: &[String]) -> Result<Option<StatusReport
     match client.next_answer()? {
         Some(Answer::Status(report)) => Ok(Some(report)),
         Some(Answer::Failed { kind: FailureKind::NoSuchName, message }) => {
-            anstream::eprintln!("lbctl: {message}");
+            anstream::eprintln!("lbctl: {}", printable(&message));
             Ok(None)
         }
         Some(Answer::Failed { kind, message }) => Err(CommandError::Refused { kind, message }),

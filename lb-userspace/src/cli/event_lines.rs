@@ -4,6 +4,7 @@ use anstyle::{AnsiColor, Style};
 
 use super::spans::{took, wall};
 use crate::control::protocol::EventRecord;
+use crate::printable::printable;
 
 /// `time  subject  what  cause  by actor  took`, without line end.
 pub fn event(record: &EventRecord) -> String {
@@ -12,14 +13,14 @@ pub fn event(record: &EventRecord) -> String {
     let mut line = format!(
         "{dim}{}{dim:#}  {:<16}  {style}{}{style:#}",
         wall(record.wall_ms),
-        record.subject,
-        record.what
+        printable(&record.subject),
+        printable(&record.what)
     );
     if !record.cause.is_empty() {
-        line.push_str(&format!("  {}", record.cause));
+        line.push_str(&format!("  {}", printable(&record.cause)));
     }
     if !record.actor.is_empty() {
-        line.push_str(&format!("  {dim}by {}{dim:#}", record.actor));
+        line.push_str(&format!("  {dim}by {}{dim:#}", printable(&record.actor)));
     }
     if let Some(span_ns) = record.took_ns {
         line.push_str(&format!("  {dim}took {}{dim:#}", took(span_ns)));
@@ -59,6 +60,12 @@ mod tests {
             strip_str(&event(&record)).to_string(),
             "2026-03-09 08:07:06.005  docs:0            process exited  signal=9  by kernel  took 83 µs"
         );
+    }
+
+    #[test]
+    fn cause_cannot_write_to_the_terminal() {
+        let record = EventRecord { cause: "probe: \x1b[2J\n".into(), ..EventRecord::default() };
+        assert!(event(&record).ends_with("probe: \u{fffd}[2J\u{fffd}"));
     }
 
     #[test]

@@ -26,6 +26,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::printable::printable_lines;
 use exit::{CommandError, Exit};
 
 /// The whole life of an `lbctl` command.
@@ -42,7 +43,11 @@ pub fn main() -> ExitCode {
 /// Tells the operator, unless nobody reads any more. A report of several lines stands alone, so that its carets stay in place.
 fn report(error: &CommandError) {
     let style = anstyle::AnsiColor::Red.on_default().bold();
-    let message = error.to_string();
+    let message = match error {
+        // As the master says it; our own may be in colours.
+        CommandError::Refused { message, .. } => printable_lines(message),
+        error => error.to_string(),
+    };
     match error.exit() {
         Exit::Fine => {}
         _ if message.trim_end().contains('\n') => anstream::eprintln!("{}", message.trim_end()),

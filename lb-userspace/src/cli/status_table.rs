@@ -3,6 +3,7 @@
 use super::columns::{Align, table};
 use super::spans::uptime;
 use crate::control::protocol::{BackendStatus, InstanceStatus, ProcessState, StatusReport};
+use crate::printable::printable;
 use crate::state::event::Ending;
 
 /// The whole picture. `width` is the terminal's, where there is one.
@@ -31,10 +32,10 @@ fn node(report: &StatusReport) -> String {
         [] => "nothing".to_owned(),
         listeners => listeners.join(" "),
     };
-    format!(
+    printable(&format!(
         "{}  master {pid}  up {uptime}  {workers}  snapshot {snapshot}  listening on {listening}",
         report.node
-    )
+    ))
 }
 
 /// One line for each instance of a program.

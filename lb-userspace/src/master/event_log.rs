@@ -6,6 +6,7 @@ use tokio::sync::broadcast;
 
 use crate::control::protocol::EventRecord;
 use crate::limits::EVENTS_KEPT;
+use crate::printable::printable;
 
 /// Events that a follower may be behind before it loses some.
 const FOLLOWER_EVENTS_MAX: usize = 1024;
@@ -27,7 +28,7 @@ impl EventLog {
     pub fn push(&mut self, mut record: EventRecord) {
         record.number = self.next;
         self.next += 1;
-        log::info!("{}", line(&record));
+        log::info!("{}", printable(&line(&record)));
         if self.followers.receiver_count() > 0 {
             // An error says that the last follower left meanwhile.
             let _ = self.followers.send(record.clone());
