@@ -1,5 +1,7 @@
 //! The status report as operators ask for it: whole, or the part that names select.
 
+use std::collections::BTreeSet;
+
 use super::State;
 use super::backend::Backend;
 use super::event::Slot;
@@ -98,13 +100,18 @@ pub fn select(report: StatusReport, names: &[String]) -> Result<StatusReport, St
         return Err(unknown.clone());
     }
     if !names.is_empty() {
-        report.instances.retain(|each| names.contains(&each.name) || names.contains(&each.program));
         report.backends.retain(|each| {
             let static_name = format!("{}/{}", each.upstream, each.name);
             let program = each.name.rsplit_once(':').map_or("", |(program, _)| program);
             names.iter().any(|name| {
                 *name == each.name || *name == each.upstream || *name == static_name || *name == program
             })
+        });
+        // Who asks about an upstream asks about the instances behind it.
+        let behind = report.backends.iter().filter(|each| each.supervised).map(|each| &each.name);
+        let behind = behind.collect::<BTreeSet<_>>();
+        report.instances.retain(|each| {
+            names.contains(&each.name) || names.contains(&each.program) || behind.contains(&each.name)
         });
     }
     Ok(report)
@@ -116,4 +123,44 @@ fn is_known(report: &StatusReport, name: &str) -> bool {
             .backends
             .iter()
             .any(|each| each.upstream == name || format!("{}/{}", each.upstream, each.name) == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The instances and backends that `names` leave of two programs, one of them behind `site`, which has a static backend too.
+    fn check(names: &[&str], instances: &[&str], backends: &[&str]) {
+        let instance = |name: &str| InstanceStatus {
+            name: format!("{name}:0"),
+            program: name.into(),
+            ..InstanceStatus::default()
+        };
+        let backend = |name: &str, supervised| BackendStatus {
+            upstream: "site".into(),
+            name: name.into(),
+            supervised,
+            ..BackendStatus::default()
+        };
+        let report = StatusReport {
+            instances: vec![instance("app"), instance("job")],
+            backends: vec![backend("app:0", true), backend("10.0.0.7:80", false)],
+            ..StatusReport::default()
+        };
+        let names = names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let left = select(report, &names).unwrap();
+        assert_eq!(left.instances.iter().map(|each| each.name.as_str()).collect::<Vec<_>>(), instances);
+        assert_eq!(left.backends.iter().map(|each| each.name.as_str()).collect::<Vec<_>>(), backends);
+    }
+
+    #[test]
+    fn upstream_selects_the_instances_behind_it() {
+        check(&[], &["app:0", "job:0"], &["app:0", "10.0.0.7:80"]);
+        check(&["site"], &["app:0"], &["app:0", "10.0.0.7:80"]);
+        check(&["site/app:0"], &["app:0"], &["app:0"]);
+        check(&["site/10.0.0.7:80"], &[], &["10.0.0.7:80"]);
+        check(&["job"], &["job:0"], &[]);
+        check(&["app", "job:0"], &["app:0", "job:0"], &["app:0"]);
+        assert_eq!(select(StatusReport::default(), &["nobody".to_owned()]).unwrap_err(), "nobody");
+    }
 }
