@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::backend::{Backend, Presence};
 use super::change;
 use super::event::{Effect, ProbeRole, Slot};
-use super::instance::{Cause, Goal, Instance, Name, Phase, Proof};
+use super::instance::{Cause, Goal, Instance, Name, Phase, Proof, Replacement};
 use super::request::Want;
 use super::step::Turn;
 use crate::config::model::{Address, Backend as Configured, Model, Probe, Program, Upstream};
@@ -269,7 +269,7 @@ impl Turn<'_> {
             self.bring_up(name, "dependencies changed", "configuration");
         } else if instance.life.is_some() && !instance.is_outdated() {
             if is_configuration {
-                instance.replacement = None;
+                instance.replacement = instance.replacement.take().and_then(Replacement::without_cause);
             }
         } else if instance.is_outdated()
             && instance.goal == Goal::Up

@@ -2,6 +2,8 @@
 //! upstream below the minimum waits; one instance after the other is replaced, and an old one never leaves because a new one
 //! failed (invariant 6).
 
+use std::collections::BTreeSet;
+
 use super::backend::Backend;
 use super::event::Effect;
 use super::instance::{Cause, Goal, Instance, Name, Phase, Replacement};
@@ -19,17 +21,32 @@ enum Verdict {
 }
 
 impl Turn<'_> {
-    /// Queues the voluntary end of this life. What was queued before is replaced, but retiring stays.
+    /// Queues the voluntary end of this life. What was queued before keeps its place and its operators; retiring stays, and a cause
+    /// of its own is not lost to an operator's wish.
     pub(super) fn queue_replacement(&mut self, name: &Name, cause: Cause, actor: &str) {
         let order = self.state.next_order;
         let Some(instance) = self.state.instances.get_mut(name) else { return };
-        if matches!(&instance.replacement, Some(queued) if queued.cause == Cause::Retire) {
-            return;
-        }
         let what = cause.words(actor);
-        instance.replacement = Some(Replacement { cause, actor: actor.to_owned(), order });
+        let new = Replacement { cause, requests: BTreeSet::new(), actor: actor.to_owned(), order };
+        instance.replacement = Some(match instance.replacement.take() {
+            None => new,
+            Some(queued) if queued.cause == Cause::Retire => {
+                instance.replacement = Some(queued);
+                return;
+            }
+            Some(queued) if new.cause == Cause::Operator => queued,
+            Some(queued) => Replacement { requests: queued.requests, order: queued.order, ..new },
+        });
         self.state.next_order += 1;
         self.record(&name.to_string(), "replacement queued", &what, actor);
+    }
+
+    /// Queues it for an operator, who is told what becomes of it.
+    pub(super) fn queue_restart(&mut self, name: &Name, request: u64, actor: &str) {
+        self.queue_replacement(name, Cause::Operator, actor);
+        if let Some(queued) = self.state.instances.get_mut(name).and_then(|each| each.replacement.as_mut()) {
+            queued.requests.insert(request);
+        }
     }
 
     /// Lets those go whom the budget allows, in order; first those that need only be started (the others may wait for them), then
@@ -89,7 +106,7 @@ impl Turn<'_> {
         self.take_from_queue(name, &queued.cause);
         let haste = match queued.cause {
             Cause::Liveness(_) => Haste::DrainAtMost(FROZEN_DRAIN_MAX),
-            Cause::Operator(_) | Cause::Configuration | Cause::Retire => Haste::Drain,
+            Cause::Operator | Cause::Configuration | Cause::Retire => Haste::Drain,
         };
         self.stop(name, haste, &queued.cause.words(&queued.actor), &queued.actor);
     }
@@ -125,14 +142,16 @@ impl Turn<'_> {
         }
     }
 
-    /// An operator is told; the others wait for better times.
+    /// Operators are told; the others wait for better times.
     fn refuse(&mut self, name: &Name, queued: &Replacement, reason: &str) {
-        let Cause::Operator(request) = queued.cause else { return };
-        if let Some(instance) = self.state.instances.get_mut(name) {
-            instance.replacement = None;
+        if queued.requests.is_empty() {
+            return;
         }
         self.record(&name.to_string(), "replacement refused", reason, "master");
-        self.fail_request(request, &format!("{name}: {reason}"));
+        for request in &queued.requests {
+            self.cancel_replacement(name, *request);
+            self.fail_request(*request, &format!("{name}: {reason}"));
+        }
     }
 
     fn verdict(&self, instance: &Instance, cause: &Cause) -> Verdict {
@@ -214,10 +233,17 @@ impl Turn<'_> {
 
     /// Takes what a request has queued and what has not begun out of the queue.
     pub(super) fn cancel_replacements(&mut self, request: u64) {
-        for instance in self.state.instances.values_mut() {
-            if matches!(&instance.replacement, Some(queued) if queued.cause == Cause::Operator(request)) {
-                instance.replacement = None;
-            }
+        let names: Vec<Name> = self.state.instances.keys().cloned().collect();
+        names.iter().for_each(|name| self.cancel_replacement(name, request));
+    }
+
+    /// Nothing is left of a replacement that only this request wanted.
+    fn cancel_replacement(&mut self, name: &Name, request: u64) {
+        let Some(instance) = self.state.instances.get_mut(name) else { return };
+        let Some(queued) = &mut instance.replacement else { return };
+        queued.requests.remove(&request);
+        if queued.cause == Cause::Operator && queued.requests.is_empty() {
+            instance.replacement = None;
         }
     }
 
@@ -239,7 +265,7 @@ impl Instance {
     /// Whether waiting for its replacement is of no use to somebody with this cause: it has failed for good, and who wants to restart
     /// another one (operator, liveness) need not care. A reload does: its change has failed here.
     fn is_given_up(&self, cause: &Cause) -> bool {
-        self.is_at_rest() && matches!(cause, Cause::Liveness(_) | Cause::Operator(_))
+        self.is_at_rest() && matches!(cause, Cause::Liveness(_) | Cause::Operator)
     }
 }
 
@@ -248,7 +274,7 @@ impl Cause {
     pub(super) fn words(&self, actor: &str) -> String {
         match self {
             Self::Liveness(error) => format!("liveness probe: {error}"),
-            Self::Operator(_) => format!("restart by {actor}"),
+            Self::Operator => format!("restart by {actor}"),
             Self::Configuration => "configuration changed".to_owned(),
             Self::Retire => "not in the configuration".to_owned(),
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::event::{InstanceId, Slot};
-use super::instance::{Cause, Goal, Instance, Name, Phase};
+use super::instance::{Goal, Instance, Name, Phase};
 use super::request::Want;
 use super::step::Turn;
 use super::stop::Haste;
@@ -99,7 +99,7 @@ impl Turn<'_> {
         self.wait_for(request, Want::Up(want), lines);
         for name in &names {
             self.set_goal_up(name);
-            self.queue_replacement(name, Cause::Operator(request), actor);
+            self.queue_restart(name, request, actor);
         }
     }
 

@@ -96,6 +96,8 @@ pub(super) struct Wait {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Replacement {
     pub cause: Cause,
+    /// The operators' requests that wait for it, whatever else its cause is.
+    pub requests: BTreeSet<u64>,
     pub actor: String,
     /// First come, first served.
     pub order: u64,
@@ -106,8 +108,8 @@ pub(super) struct Replacement {
 pub(super) enum Cause {
     /// Its liveness probe failed, as said.
     Liveness(String),
-    /// The operator's request with this number.
-    Operator(u64),
+    /// Operators' requests.
+    Operator,
     /// What its process depends on has changed in the configuration.
     Configuration,
     /// It is no longer in the configuration.
@@ -154,6 +156,13 @@ pub(super) struct Instance {
     pub reason: String,
     pub ending: Option<Ending>,
     pub last_line: Option<String>,
+}
+
+impl Replacement {
+    /// What is left of it when its cause is gone: operators may still wait for it.
+    pub fn without_cause(self) -> Option<Self> {
+        (!self.requests.is_empty()).then_some(Self { cause: Cause::Operator, ..self })
+    }
 }
 
 impl Instance {

@@ -1,7 +1,7 @@
 //! Probes: which run in which phase, and what their results do.
 
 use super::event::{Effect, InstanceId, ProbeRole, Slot};
-use super::instance::{Cause, Name, Phase, Proof};
+use super::instance::{Cause, Name, Phase, Proof, Replacement};
 use super::step::Turn;
 use crate::config::model::{Address, Probe, ProbeKind};
 use crate::health::counter::{Counter, Flip};
@@ -171,12 +171,12 @@ impl Turn<'_> {
         let Some(verdict) = instance.liveness.as_mut() else { return };
         let queued = instance.replacement.as_ref().map(|queued| queued.cause.clone());
         match (verdict.count(result.is_ok()), result) {
-            (Flip::Down(after), Err(error)) if queued.is_none() => {
+            (Flip::Down(after), Err(error)) if !matches!(queued, Some(Cause::Liveness(_))) => {
                 let error = format!("{error}; failed {after} times in a row");
                 self.queue_replacement(name, Cause::Liveness(error), "probe");
             }
             (Flip::Up, _) if matches!(queued, Some(Cause::Liveness(_))) => {
-                instance.replacement = None;
+                instance.replacement = instance.replacement.take().and_then(Replacement::without_cause);
                 self.record(
                     &name.to_string(),
                     "replacement cancelled",

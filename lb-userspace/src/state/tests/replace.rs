@@ -77,6 +77,47 @@ fn restart_below_the_minimum_is_refused() {
 }
 
 #[test]
+fn everybody_who_asked_for_a_restart_that_is_refused_is_told() {
+    let mut docs = docs(2);
+    docs.programs.get_mut("docs").unwrap().start_retries = 1;
+    let mut desk = Desk::with(docs);
+    desk.probes_pass = false;
+    desk.command(restart("docs:0"));
+    let (first, second) = (desk.command(restart("docs:1")), desk.command(restart("docs:1")));
+    assert!(
+        !desk.answers.contains_key(&first) && !desk.answers.contains_key(&second),
+        "both wait for docs:0"
+    );
+    desk.exit("docs:0", Ending::Code(1));
+    desk.wait(seconds(5));
+    desk.exit("docs:0", Ending::Code(1));
+    assert_eq!(desk.process("docs:0"), ProcessState::Fatal);
+    for request in [first, second] {
+        assert!(
+            matches!(&desk.answers[&request], Answer::Failed { message, .. } if message.contains("min_in"))
+        );
+    }
+}
+
+#[test]
+fn refused_restart_takes_nothing_from_a_failed_liveness() {
+    let upstream = Upstream { backends: vec![backend(80)], probe: Some(probe(9, 2, 1)), ..upstream("docs") };
+    let mut docs = program("docs", Some("docs"), 1);
+    docs.liveness = Some(probe(5, 2, 1));
+    let mut desk = Desk::with(model(vec![upstream], vec![docs]));
+    for _ in 0..2 {
+        desk.probe_static("docs/10.0.0.1:80", false);
+        desk.probe("docs:0", ProbeRole::Liveness, false);
+    }
+    let before = desk.life("docs:0");
+    let request = desk.command(restart("docs"));
+    assert!(matches!(desk.answers[&request], Answer::Failed { .. }));
+    assert_eq!(desk.life("docs:0"), before, "nobody else is IN");
+    desk.probe_static("docs/10.0.0.1:80", true);
+    assert!(desk.life("docs:0") > before, "the frozen one stays");
+}
+
+#[test]
 fn restart_starts_what_was_stopped() {
     let mut desk = Desk::with(docs(2));
     desk.command(Command::Stop { names: names(&["docs:1"]), now: false });
