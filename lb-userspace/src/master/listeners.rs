@@ -51,13 +51,14 @@ impl Listeners {
         let mut opened = Vec::new();
         for listener in &model.listeners {
             for bind in listener.bind.iter().filter(|bind| !self.open.contains_key(bind)) {
-                let sockets = listening(*bind, self.threads)
+                let sockets = listening(*bind, self.threads, self.beside(*bind))
                     .map_err(|error| refusal(&format!("listener \"{}\"", listener.name), *bind, &error))?;
                 opened.push((*bind, listener.name.clone(), sockets));
             }
         }
         if let Some(bind) = model.metrics_bind.filter(|bind| !self.metrics.contains_key(bind)) {
-            let mut sockets = listening(bind, 1).map_err(|error| refusal("metrics", bind, &error))?;
+            let mut sockets =
+                listening(bind, 1, self.beside(bind)).map_err(|error| refusal("metrics", bind, &error))?;
             if let Some(socket) = sockets.1.pop() {
                 self.metrics.insert(bind, (sockets.0, socket));
             }
@@ -81,6 +82,19 @@ impl Listeners {
             }
         });
         self.metrics.retain(|bind, _| model.metrics_bind == Some(*bind));
+    }
+
+    /// Whether the port is ours already, at an address that a socket at `bind` would meet: `0.0.0.0` and each address of the host.
+    fn beside(&self, bind: SocketAddr) -> Beside {
+        let meets = |open: &SocketAddr| {
+            let any = open.ip().is_unspecified() || bind.ip().is_unspecified();
+            open.port() == bind.port() && open.is_ipv4() == bind.is_ipv4() && any
+        };
+        let metrics = self.metrics.values().map(|(address, _)| address);
+        match self.open.values().map(|open| &open.address).chain(metrics).any(meets) {
+            true => Beside::Ours,
+            false => Beside::Nobody,
+        }
     }
 
     /// All addresses with their sockets.
@@ -107,11 +121,19 @@ impl Listeners {
     }
 }
 
+/// Who may listen on the port already.
+#[derive(Clone, Copy, PartialEq)]
+enum Beside {
+    Nobody,
+    /// We do, at a wider or narrower address, until the configuration that does away with it is applied.
+    Ours,
+}
+
 /// `count` sockets that listen on the same address. Port 0 is chosen by the first.
-fn listening(bind: SocketAddr, count: usize) -> io::Result<(SocketAddr, Vec<Arc<OwnedFd>>)> {
+fn listening(bind: SocketAddr, count: usize, beside: Beside) -> io::Result<(SocketAddr, Vec<Arc<OwnedFd>>)> {
     // Among sockets with SO_REUSEPORT a second product would get a share of our connections without anybody noticing:
-    // a socket without it is refused when there is one already.
-    let first = bound(bind, Sharing::Alone)?;
+    // a socket without it is refused when there is one already. One of ours would refuse it, too.
+    let first = bound(bind, if beside == Beside::Ours { Sharing::BetweenThreads } else { Sharing::Alone })?;
     let address = first.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
     drop(first);
     let socket = || -> io::Result<Arc<OwnedFd>> {
@@ -157,7 +179,7 @@ mod tests {
 
     fn open(binds: &[&str]) -> Result<(SocketAddr, Vec<Arc<OwnedFd>>), String> {
         let bind = binds[0].parse().unwrap();
-        listening(bind, 2).map_err(|error| refusal("listener \"web\"", bind, &error))
+        listening(bind, 2, Beside::Nobody).map_err(|error| refusal("listener \"web\"", bind, &error))
     }
 
     #[test]
@@ -169,6 +191,27 @@ mod tests {
             let socket = Socket::from(socket.try_clone().unwrap());
             assert_eq!(socket.local_addr().unwrap().as_socket(), Some(address));
         }
+    }
+
+    #[test]
+    fn bind_is_narrowed_and_widened_on_the_same_port() {
+        let port = crate::free_port::at(std::net::Ipv4Addr::LOCALHOST.into()).port();
+        let model = |bind: String| {
+            let text = format!("[metrics]\nbind = \"\"\n[[listener]]\nname = \"web\"\nbind = [\"{bind}\"]\n");
+            crate::config::read_text("lb.toml", &text, std::path::Path::new("/")).unwrap().model
+        };
+        let mut listeners = Listeners::new(2);
+        for address in ["0.0.0.0", "127.0.0.1", "0.0.0.0"] {
+            let model = model(format!("{address}:{port}"));
+            listeners.prepare(&model).unwrap();
+            listeners.settle(&model);
+            assert_eq!(
+                listeners.all().map(|open| open.address.to_string()).collect::<Vec<_>>(),
+                [format!("{address}:{port}")]
+            );
+        }
+        let mut others = Listeners::new(2);
+        assert!(others.prepare(&model(format!("127.0.0.1:{port}"))).is_err(), "another product gets a share");
     }
 
     #[test]
