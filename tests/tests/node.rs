@@ -245,6 +245,22 @@ fn reload_adds_and_removes_instances_and_keeps_the_others() {
 }
 
 #[test]
+fn user_of_the_worker_is_the_one_it_was_started_with() {
+    let text = config::demo(port::free(), 1, "");
+    let lb = Lb::start(&text);
+    assert!(lb.succeed(&["doctor"]).contains("workers run as nobody"));
+    lb.write_config(&format!("[node]\nuser = \"daemon\"\n{text}"));
+    lb.succeed(&["reload"]);
+    assert!(
+        lb.complaints().contains("[node] user counts from the next start of lbctl"),
+        "{}",
+        lb.complaints()
+    );
+    assert!(lb.succeed(&["doctor"]).contains("workers run as nobody"));
+    lb.stop();
+}
+
+#[test]
 fn reload_moves_a_listener_without_failing_a_request() {
     let (port, other) = (port::free(), port::free());
     let text = config::demo(port, 1, "");

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::ConfigSource;
 use super::inbox::{ControlRequest, Input};
 use super::log_files::LogFiles;
-use super::node::{Master, Phase};
+use super::node::{Master, Phase, worker_identity};
 use super::reload::Asked;
 use super::steer::capture::Order;
 use crate::config;
@@ -296,6 +296,9 @@ impl Master<'_> {
         }
         if model.node.worker_threads != self.workers.threads() {
             log::warn!("worker_threads = {} counts from the next start of lbctl", model.node.worker_threads);
+        }
+        if worker_identity(model).as_ref() != self.workers.user().0 {
+            log::warn!("[node] user counts from the next start of lbctl");
         }
         let (to, from) = (&model.steering, &self.model.steering);
         let steering_waits = (to.flows, to.xdp_mode) != (from.flows, from.xdp_mode) && self.steer.is_loaded();

@@ -21,7 +21,7 @@ impl Master<'_> {
 
     fn user_switch(&self) -> Capability {
         let on = rustix::process::geteuid().is_root();
-        let user = self.model.node.user.as_ref().map_or("nobody", |user| user.name.as_str());
+        let (_, user) = self.workers.user();
         Capability {
             name: "user_switch".into(),
             on,

@@ -224,6 +224,7 @@ impl<'a> Master<'a> {
         let setting = Setting {
             shim: Shim::default(),
             identity: worker_identity(&model),
+            user: model.node.user.as_ref().map_or_else(|| "nobody".to_owned(), |user| user.name.clone()),
             threads: model.node.worker_threads,
             open_files: inherited.open_files_max,
             priority: inherited.surroundings.priority,
@@ -281,7 +282,7 @@ fn table_place(model: &Model, run_dir: &std::path::Path) -> TablePlace {
 }
 
 /// As configured; `nobody` where we can switch at all.
-fn worker_identity(model: &Model) -> Option<Identity> {
+pub fn worker_identity(model: &Model) -> Option<Identity> {
     if !rustix::process::geteuid().is_root() {
         return None;
     }

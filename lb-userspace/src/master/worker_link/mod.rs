@@ -54,6 +54,8 @@ pub struct Setting {
     pub shim: Shim,
     /// Who it runs as; `None`: as the master.
     pub identity: Option<Identity>,
+    /// The name of that user.
+    pub user: String,
     /// Its threads.
     pub threads: usize,
     /// Its RLIMIT_NOFILE.
@@ -87,6 +89,11 @@ impl Workers {
     /// Threads of each worker.
     pub fn threads(&self) -> usize {
         self.setting.threads
+    }
+
+    /// Who each worker runs as, by id and name.
+    pub fn user(&self) -> (Option<&Identity>, &str) {
+        (self.setting.identity.as_ref(), &self.setting.user)
     }
 
     /// Starts a worker with these descriptors and the current snapshot.
