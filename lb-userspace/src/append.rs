@@ -62,6 +62,14 @@ pub fn refused(path: &Path) -> Option<String> {
     }
 }
 
+/// Why a file that can be appended to could not be moved away for another; `None` where it could, or never is.
+pub fn rotation_refused(path: &Path) -> Option<String> {
+    let place = Place::of(path).ok().filter(|_| !is_standard_stream(path))?;
+    let found = rustix::fs::statat(&place.folder, &place.name, AtFlags::SYMLINK_NOFOLLOW);
+    let is_file = found.map_or(true, |found| kind(&found) == FileType::RegularFile);
+    if is_file { place.folder_refused() } else { None }
+}
+
 /// Whether [`open`] gives what `path` names another way: it cannot be moved and opened again.
 pub fn is_standard_stream(path: &Path) -> bool {
     standard_stream(path).is_some()
@@ -138,7 +146,7 @@ impl Place {
     }
 
     /// Why nothing can be made or renamed in its folder; `None` where it can.
-    pub fn folder_refused(&self) -> Option<String> {
+    fn folder_refused(&self) -> Option<String> {
         self.denied(OsStr::new("."), Access::WRITE_OK | Access::EXEC_OK)
     }
 
@@ -348,6 +356,15 @@ mod tests {
         let error = open(Path::new("/dev/stderr")).unwrap().metadata().unwrap();
         let own = rustix::fs::fstat(std::io::stderr()).unwrap();
         assert_eq!((error.ino(), error.dev()), (own.st_ino, own.st_dev));
+    }
+
+    #[test]
+    fn only_files_are_rotated() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(rotation_refused(&folder.path().join("out.log")), None);
+        assert_eq!(rotation_refused(Path::new("/dev/null")), None);
+        // Nobody makes files there, root neither.
+        assert!(rotation_refused(Path::new("/proc/self/status")).is_some());
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub trait System {
     fn exists(&self, path: &Path) -> bool;
     /// Why we could not append to the file `path`; `None` where we could.
     fn append_refused(&self, path: &Path) -> Option<String>;
+    /// Why we could not move the file `path` away for another; `None` where we could.
+    fn rotation_refused(&self, path: &Path) -> Option<String>;
     /// Processor cores that we may use.
     fn cores(&self) -> usize;
     /// The host name.
@@ -70,6 +72,10 @@ impl System for Running {
 
     fn append_refused(&self, path: &Path) -> Option<String> {
         append::refused(path)
+    }
+
+    fn rotation_refused(&self, path: &Path) -> Option<String> {
+        append::rotation_refused(path)
     }
 
     fn cores(&self) -> usize {

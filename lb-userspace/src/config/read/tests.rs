@@ -122,6 +122,9 @@ impl System for Unprivileged {
     fn append_refused(&self, _: &Path) -> Option<String> {
         None
     }
+    fn rotation_refused(&self, path: &Path) -> Option<String> {
+        path.starts_with("/var/log").then(|| "Permission denied".to_owned())
+    }
     fn cores(&self) -> usize {
         3
     }
@@ -143,6 +146,21 @@ impl System for Unprivileged {
     fn local_ports(&self) -> (u16, u16) {
         (32_768, 60_999)
     }
+}
+
+#[test]
+fn a_log_that_cannot_be_rotated_is_warned_of() {
+    let program = |name: &str, log: &str| format!("[program.{name}]\ncommand = \"a\"\nlog = {{ {log} }}\n");
+    let text = program("a", "stdout = \"/var/log/a.log\"")
+        + &program("b", "stdout = \"/var/log/b.log\", rotate = \"0\"")
+        + &program("c", "stderr = \"/srv/c.log\"");
+    let mut collection = Collection::default();
+    collection.add_main("lb.toml", text, Path::new("/"));
+    let loaded = collection.finish(&Unprivileged).unwrap();
+    let messages: Vec<String> = loaded.warnings.entries().into_iter().map(|entry| entry.message).collect();
+    let expect =
+        "program \"a\": log: stdout: /var/log/a.log cannot be rotated in /var/log: Permission denied";
+    assert_eq!(messages, [expect]);
 }
 
 #[test]

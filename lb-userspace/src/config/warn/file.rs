@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use super::View;
-use crate::config::model::Address;
+use crate::config::model::{Address, ProgramLog};
 use crate::config::reading::{Field, Located};
 use crate::config::report::{Place, Problem};
 use crate::config::validate::{every, named};
@@ -28,8 +28,13 @@ fn logs(view: &View<'_>) -> Vec<Problem> {
         let log = section.as_ref().and_then(|section| section.value.log.get());
         let (Some(log), Some(program)) = (log, view.model.programs.get(&name.value)) else { continue };
         let owner = |stream: &str| format!("program \"{}\": log: {stream}", name.value);
-        problems.extend(unwritable(&owner("stdout"), &log.stdout, program.log.stdout.as_deref(), view));
-        problems.extend(unwritable(&owner("stderr"), &log.stderr, program.log.stderr.as_deref(), view));
+        for (stream, field, path) in
+            [("stdout", &log.stdout, &program.log.stdout), ("stderr", &log.stderr, &program.log.stderr)]
+        {
+            let unwritable = unwritable(&owner(stream), field, path.as_deref(), view);
+            let stays = || fixed(&owner(stream), field, path.as_deref(), &program.log, view);
+            problems.extend(unwritable.or_else(stays));
+        }
     }
     problems
 }
@@ -45,6 +50,23 @@ fn unwritable(owner: &str, field: &Field<String>, path: Option<&Path>, view: &Vi
     let folder = path.parent().unwrap_or(path).display().to_string();
     let hint = format!("lbctl opens logs itself, whoever the program runs as: let it write to {folder}");
     Some(Problem::warning(field.place, message, "cannot be opened", hint))
+}
+
+/// A file that is to be rotated, in a folder where it cannot be.
+fn fixed(
+    owner: &str,
+    field: &Field<String>,
+    path: Option<&Path>,
+    log: &ProgramLog,
+    view: &View<'_>,
+) -> Option<Problem> {
+    let (field, path) = (field.located()?, path.filter(|_| log.rotate_bytes > 0)?);
+    let reason = view.system.rotation_refused(path)?;
+    let folder = path.parent().unwrap_or(path).display();
+    let message = format!("{owner}: {} cannot be rotated in {folder}: {reason}", path.display());
+    let hint =
+        "let lbctl write to the folder, or write rotate = \"0\" and rotate with SIGUSR1: it grows as it is";
+    Some(Problem::warning(field.place, message, "grows without bound", hint))
 }
 
 fn privileged_ports(view: &View<'_>) -> Vec<Problem> {

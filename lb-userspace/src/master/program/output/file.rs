@@ -9,9 +9,8 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::append::{self, Place};
@@ -32,6 +31,8 @@ enum Message {
         bytes: Vec<u8>,
     },
     Reopen,
+    /// A sink has gone, maybe the last one of its file.
+    Left,
     Finish(mpsc::SyncSender<()>),
 }
 
@@ -49,16 +50,18 @@ struct Named {
 struct Queue {
     messages: mpsc::SyncSender<Message>,
     bytes: Arc<AtomicUsize>,
+    /// All files are to be opened again, and there was no room to say so.
+    reopen: Arc<AtomicBool>,
 }
 
 /// The thread's owner.
 pub struct Writer {
     queue: Queue,
-    files: HashMap<PathBuf, Arc<Named>>,
+    /// Those that somebody writes to, or the thread has open.
+    files: HashMap<PathBuf, Weak<Named>>,
 }
 
-/// The way into one file.
-#[derive(Clone)]
+/// The way into one file. The file is closed when the last one has gone.
 pub struct Sink {
     file: Arc<Named>,
     queue: Queue,
@@ -71,15 +74,18 @@ impl Writer {
     /// When no thread can be started.
     pub fn start() -> io::Result<Self> {
         let (sender, messages) = mpsc::sync_channel(QUEUE_MESSAGES);
-        let queue = Queue { messages: sender, bytes: Arc::default() };
-        let bytes = queue.bytes.clone();
-        std::thread::Builder::new().name("output".into()).spawn(move || append_all(&messages, &bytes))?;
+        let queue = Queue { messages: sender, bytes: Arc::default(), reopen: Arc::default() };
+        let (bytes, reopen) = (queue.bytes.clone(), queue.reopen.clone());
+        let thread = std::thread::Builder::new().name("output".into());
+        thread.spawn(move || append_all(&messages, &bytes, &reopen))?;
         Ok(Self { queue, files: HashMap::new() })
     }
 
     /// The way into a file; the same for all who name the same path. The last caller's rules count.
     pub fn file(&mut self, path: &Path, rotate_bytes: u64, keep: u32) -> Sink {
-        let named = self.files.entry(path.to_owned()).or_insert_with(|| {
+        self.files.retain(|_, file| file.strong_count() > 0);
+        let known = self.files.get(path).and_then(Weak::upgrade);
+        let file = known.unwrap_or_else(|| {
             Arc::new(Named {
                 path: path.to_owned(),
                 rotate_bytes: AtomicU64::new(0),
@@ -88,15 +94,18 @@ impl Writer {
                 lost_bytes: AtomicU64::new(0),
             })
         });
-        named.rotate_bytes.store(rotate_bytes, Ordering::Relaxed);
-        named.keep.store(keep.into(), Ordering::Relaxed);
-        Sink { file: named.clone(), queue: self.queue.clone() }
+        file.rotate_bytes.store(rotate_bytes, Ordering::Relaxed);
+        file.keep.store(keep.into(), Ordering::Relaxed);
+        self.files.insert(path.to_owned(), Arc::downgrade(&file));
+        Sink { file, queue: self.queue.clone() }
     }
 
     /// Opens all files again, under their names.
     pub fn reopen(&self) {
-        // A full queue means a stuck disk: there is nothing to be opened on it.
-        let _ = self.queue.messages.try_send(Message::Reopen);
+        if self.queue.messages.try_send(Message::Reopen).is_err() {
+            // Out of order, but not lost: the thread looks before the next message.
+            self.queue.reopen.store(true, Ordering::SeqCst);
+        }
     }
 
     /// Waits until what is queued is written, at most a second.
@@ -140,18 +149,31 @@ impl Sink {
     }
 }
 
-fn append_all(messages: &mpsc::Receiver<Message>, queued_bytes: &AtomicUsize) {
+impl Drop for Sink {
+    fn drop(&mut self) {
+        // Where there is no room the thread looks for files without sinks when it has emptied the queue.
+        let _ = self.queue.messages.try_send(Message::Left);
+    }
+}
+
+fn append_all(messages: &mpsc::Receiver<Message>, queued_bytes: &AtomicUsize, reopen: &AtomicBool) {
     let mut open = HashMap::<PathBuf, OpenFile>::new();
     loop {
         let message = match messages.try_recv() {
             Err(mpsc::TryRecvError::Empty) => {
                 open.values_mut().for_each(OpenFile::tell_what_was_lost);
+                open.retain(|_, file| !file.is_left());
                 messages.recv()
             }
             Err(mpsc::TryRecvError::Disconnected) => return,
             Ok(message) => Ok(message),
         };
+        if reopen.swap(false, Ordering::SeqCst) {
+            open.values_mut().for_each(OpenFile::close);
+        }
         match message {
+            // The queue is empty next, or there is more to do first.
+            Ok(Message::Left) => {}
             Ok(Message::Append { file, lost_bytes, bytes }) => {
                 file.queued_bytes.fetch_sub(bytes.len(), Ordering::Relaxed);
                 queued_bytes.fetch_sub(bytes.len(), Ordering::Relaxed);
@@ -182,11 +204,22 @@ struct OpenFile {
     refused_at: Option<Instant>,
     /// When it could not be rotated.
     stuck_at: Option<Instant>,
+    /// It could not be written, and that was said.
+    fails: bool,
 }
 
 impl OpenFile {
     const fn new(named: Arc<Named>) -> Self {
-        Self { named, file: None, rotates: false, length: 0, lost_bytes: 0, refused_at: None, stuck_at: None }
+        Self {
+            named,
+            file: None,
+            rotates: false,
+            length: 0,
+            lost_bytes: 0,
+            refused_at: None,
+            stuck_at: None,
+            fails: false,
+        }
     }
 
     fn append(&mut self, lost_bytes: u64, bytes: &[u8]) {
@@ -245,9 +278,21 @@ impl OpenFile {
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let file = self.file.as_mut().ok_or(io::ErrorKind::NotFound)?;
-        file.write_all(bytes)?;
+        let written = file.write_all(bytes);
+        if let Err(error) = &written
+            && !self.fails
+        {
+            log::warn!("output not written file={} reason=\"{error}\"", self.named.path.display());
+        }
+        self.fails = written.is_err();
+        written?;
         self.length += bytes.len() as u64;
         Ok(())
+    }
+
+    /// Whether nobody writes to it any more, and nothing is left to say in it.
+    fn is_left(&self) -> bool {
+        self.lost_bytes == 0 && Arc::strong_count(&self.named) == 1
     }
 
     /// To be opened again, and at once.
@@ -347,6 +392,53 @@ mod tests {
         sink.write(b"third line\n".to_vec());
         writer.finish();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "first line\nsecond line\nthird line\n");
+    }
+
+    #[test]
+    fn file_is_closed_when_nobody_writes_to_it_any_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.log");
+        let is_open = || {
+            let files = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+            files.into_iter().any(|file| std::fs::read_link(file.path()).is_ok_and(|target| target == path))
+        };
+        let mut writer = Writer::start().unwrap();
+        let (first, second) = (writer.file(&path, 0, 0), writer.file(&path, 0, 0));
+        first.write(b"one\n".to_vec());
+        drop(first);
+        second.write(b"two\n".to_vec());
+        writer.finish();
+        assert!(is_open());
+        drop(second);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while is_open() {
+            assert!(Instant::now() < deadline, "it stays open");
+            std::thread::yield_now();
+        }
+        writer.file(&path, 0, 0).write(b"three\n".to_vec());
+        writer.finish();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\ntwo\nthree\n");
+    }
+
+    #[test]
+    fn reopening_is_not_lost_in_a_burst() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.log");
+        let (sender, messages) = mpsc::sync_channel(1);
+        let queue = Queue { messages: sender, bytes: Arc::default(), reopen: Arc::default() };
+        let mut writer = Writer { queue: queue.clone(), files: HashMap::new() };
+        let sink = writer.file(&path, 0, 0);
+        // Nobody empties the queue, and it is full.
+        sink.write(b"one\n".to_vec());
+        writer.reopen();
+        assert!(queue.reopen.load(Ordering::SeqCst));
+        let (bytes, reopen) = (queue.bytes.clone(), queue.reopen.clone());
+        std::thread::spawn(move || append_all(&messages, &bytes, &reopen));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while queue.reopen.load(Ordering::SeqCst) {
+            assert!(Instant::now() < deadline, "nothing is opened again");
+            std::thread::yield_now();
+        }
     }
 
     #[test]
