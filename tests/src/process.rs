@@ -70,6 +70,19 @@ pub fn descendants(ancestor: u32) -> Vec<Process> {
     found
 }
 
+/// The parent of a process.
+pub fn parent(pid: u32) -> Option<u32> {
+    Stat::read(pid).map(|stat| stat.parent)
+}
+
+/// Children of a process that have ended and that it has not reaped.
+pub fn zombies(parent: u32) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| Stat::read(*pid).is_some_and(|stat| stat.parent == parent && stat.state == 'Z'))
+        .collect()
+}
+
 /// Resident memory in bytes; 0 when the process is gone.
 pub fn resident_bytes(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

@@ -11,7 +11,7 @@ use lb_tests::http1::get;
 use lb_tests::lb::{Lb, Setup};
 use lb_tests::load::{Load, Plan};
 use lb_tests::port;
-use lb_tests::process::{resident_bytes, signal};
+use lb_tests::process::{descendants, resident_bytes, signal};
 use lb_tests::wait::until;
 use lb_userspace::control::protocol::ProcessState;
 use rustix::process::Signal;
@@ -382,6 +382,55 @@ fn ordinary_user_runs_it_and_is_told_what_is_lost() {
     }
     assert!(resident_bytes(lb.pid()) > 0);
     lb.stop();
+}
+
+#[test]
+fn orphans_are_reaped_where_lbctl_is_the_first_process() {
+    let setup = Setup::default();
+    let (config, run_dir) = (setup.folder().join("lb.toml"), setup.folder().join("run"));
+    // The inner shell's parent ends at once.
+    let text = r#"
+[metrics]
+bind = ""
+[program.forks]
+command = "sh -c '(sh -c \"sleep 0.5; echo over\" &) ; exec sleep 1000'"
+"#;
+    std::fs::write(&config, text).unwrap();
+    let mut unshare = Ended(
+        std::process::Command::new("unshare")
+            .args(["--pid", "--fork", "--mount-proc", "--kill-child", "--"])
+            .arg(lb_tests::binary::lbctl())
+            .args(["up", "--config"])
+            .arg(&config)
+            .arg("--run-dir")
+            .arg(&run_dir)
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("needs root: run `cargo xtask test`"),
+    );
+    until(10 * SECOND, "it runs", || {
+        let status = lb_tests::control::status(&run_dir).ok()?;
+        (status.master_pid == 1 && status.instance("forks:0").pid.is_some()).then_some(())
+    });
+    let master = descendants(unshare.0.id())[0].pid;
+    let orphan = until(5 * SECOND, "an orphan has come to us", || {
+        let shell = descendants(master).into_iter().find(|each| each.command_line().contains("echo over"))?;
+        (lb_tests::process::parent(shell.pid) == Some(master)).then_some(shell)
+    });
+    until(5 * SECOND, "it has ended", || (!orphan.is_alive()).then_some(()));
+    until(5 * SECOND, "it is reaped", || lb_tests::process::zombies(master).is_empty().then_some(()));
+    signal(master, Signal::TERM);
+    until(10 * SECOND, "lbctl has ended", || unshare.0.try_wait().unwrap());
+}
+
+/// A child that does not outlive the test, and what came of it neither (`--kill-child`).
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]

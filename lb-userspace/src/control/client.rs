@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::credentials;
 use super::protocol::{Answer, Command, PROTOCOL_VERSION, Request};
 use crate::limits::CONTROL_ANSWER_BYTES_MAX;
 
@@ -35,8 +36,7 @@ impl Client {
     pub fn ask(run_dir: &Path, command: Command) -> Result<Self, ClientError> {
         let path = run_dir.join(SOCKET_NAME);
         let stream = connect(&path).map_err(|error| refusal(path.clone(), error))?;
-        let master = rustix::net::sockopt::socket_peercred(&stream).map_err(std::io::Error::from);
-        let uid = master.map_err(ClientError::Broken)?.uid.as_raw();
+        let uid = credentials::of_peer(&stream).map_err(ClientError::Broken)?.uid;
         if !is_trusted(uid, rustix::process::geteuid().as_raw()) {
             return Err(ClientError::Stranger { path, uid });
         }

@@ -1,4 +1,5 @@
 //! What `lbctl` commands and the master say to each other.
 
 pub mod client;
+pub mod credentials;
 pub mod protocol;

@@ -156,6 +156,7 @@ async fn live(
     signals: Signals,
     on_started: impl FnOnce(&Started),
 ) -> anyhow::Result<ExitCode> {
+    program::orphans::reap_if_first()?;
     let control = control::serve(master.run_dir, master.audit.clone(), master.inbox.clone())?;
     master.note("master", "master started", &format!("pid={}", std::process::id()), "operator");
     let model = master.model.clone();

@@ -13,6 +13,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::audit::{self, Audit, Peer};
+use crate::control::credentials::{self, Credentials};
 use crate::control::protocol::{Answer, Command, FailureKind, PROTOCOL_VERSION, Request};
 use crate::limits::{CONTROL_CONNECTIONS_MAX, CONTROL_FOLLOWERS_MAX, CONTROL_REQUEST_BYTES_MAX};
 use crate::master::inbox::{ANSWERS_MAX, ControlRequest, Inbox, Input};
@@ -74,10 +75,9 @@ impl Connection {
     }
 
     fn peer(&self) -> io::Result<Peer> {
-        let credentials = rustix::net::sockopt::socket_peercred(self.stream.get_ref())?;
-        let pid = credentials.pid.as_raw_nonzero().get();
+        let Credentials { pid, uid } = credentials::of_peer(self.stream.get_ref())?;
         let program = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        Ok(Peer { uid: credentials.uid.as_raw(), pid, program: program.trim().to_owned() })
+        Ok(Peer { uid, pid, program: program.trim().to_owned() })
     }
 
     /// The request line, or the answer that refuses it.

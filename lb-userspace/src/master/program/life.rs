@@ -15,6 +15,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::cgroup::Leaf;
 use super::fork::Released;
+use super::orphans;
 use crate::master::run_dir::RecordedProcess;
 use crate::master::watched::watched;
 use crate::state::event::Ending;
@@ -49,6 +50,7 @@ impl Process {
     /// # Errors
     /// What epoll says. The process is ended then.
     pub fn new(pid: u32, pidfd: OwnedFd, leaf: Option<Leaf>) -> io::Result<Arc<Self>> {
+        orphans::expect(pid);
         let pidfd = watched(pidfd).inspect_err(|_| end_unwatched(pid))?;
         Ok(Arc::new(Self { pid, pidfd, leaf, reaped: AtomicBool::new(false), recorded: OnceLock::new() }))
     }
@@ -147,6 +149,7 @@ impl Process {
     async fn status(&self) -> Option<WaitIdStatus> {
         let status = status(|| WaitId::PidFd(self.pidfd.get_ref().as_fd())).await;
         self.reaped.store(true, Ordering::SeqCst);
+        orphans::expect_no_more(self.pid);
         status
     }
 
@@ -184,9 +187,13 @@ async fn status<'fd>(who: impl Fn() -> WaitId<'fd>) -> Option<WaitIdStatus> {
 
 /// Ends a child that has no pidfd that could be waited for. It has not been reaped, so its number is its own.
 pub fn end_unwatched(pid: u32) {
-    let Some(pid) = Pid::from_raw(pid as i32) else { return };
-    let _ = rustix::process::kill_process(pid, Signal::KILL);
-    tokio::spawn(async move { status(|| WaitId::Pid(pid)).await });
+    let Some(child) = Pid::from_raw(pid as i32) else { return };
+    let _ = rustix::process::kill_process(child, Signal::KILL);
+    orphans::expect(pid);
+    tokio::spawn(async move {
+        status(|| WaitId::Pid(child)).await;
+        orphans::expect_no_more(pid);
+    });
 }
 
 fn ending(code: Option<i32>, signal: Option<i32>, oom_kills: u64) -> Ending {

@@ -6,6 +6,7 @@ pub mod exec_shim;
 pub mod fork;
 pub mod life;
 pub mod order;
+pub mod orphans;
 pub mod output;
 pub mod spawn;
 

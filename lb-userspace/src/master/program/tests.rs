@@ -253,6 +253,36 @@ async fn children_that_a_dead_process_left_are_gone_before_its_exit_is_told() {
 }
 
 #[tokio::test]
+async fn pipe_that_an_earlier_life_left_to_a_daemon_is_read_until_the_next_life() {
+    let mut house = House::without_cgroups();
+    let program = shell("setsid sleep 1000 & echo $!; exit 1");
+    let pipes = || {
+        let files = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        files.filter(|file| std::fs::read_link(file.path()).is_ok_and(|to| to.starts_with("pipe:"))).count()
+    };
+    for life in 1..=8 {
+        house.start(&program, life).unwrap();
+        assert!(matches!(house.event().await, Event::Spawned { .. }));
+        assert!(matches!(house.event().await, Event::Exited { .. }));
+        house.programs.gone(InstanceId(life));
+    }
+    let open = async {
+        // Other tests of this process have pipes, too: fewer than all eight lives would hold.
+        while pipes() > 12 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let closed = tokio::time::timeout(Duration::from_secs(5), open).await;
+    let written = house.output();
+    let daemons =
+        written.lines().filter_map(|line| rustix::process::Pid::from_raw(line.trim().parse().ok()?));
+    for daemon in daemons {
+        let _ = rustix::process::kill_process(daemon, rustix::process::Signal::KILL);
+    }
+    closed.expect("pipes of earlier lives are closed");
+}
+
+#[tokio::test]
 async fn flood_of_output_does_not_stop_the_program() {
     let mut house = House::new();
     let folder = tempfile::tempdir().unwrap();

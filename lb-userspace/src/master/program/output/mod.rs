@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::broadcast;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::config::model::ProgramLog;
 use file::Writer;
@@ -35,6 +36,8 @@ pub struct Followed {
 /// The captured output of all instances.
 pub struct Outputs {
     rings: HashMap<String, SharedRing>,
+    /// What reads the pipes of each instance's last life.
+    reading: HashMap<String, Vec<AbortHandle>>,
     followers: broadcast::Sender<Followed>,
     writer: Writer,
 }
@@ -58,7 +61,7 @@ pub struct Capture {
     /// To become the process's stderr.
     pub stderr: OwnedFd,
     /// Reads both until the process and all that inherited the pipes are gone.
-    pub readers: Vec<tokio::task::JoinHandle<()>>,
+    pub readers: Vec<JoinHandle<()>>,
     /// Where the lines go.
     pub ring: SharedRing,
 }
@@ -71,6 +74,7 @@ impl Outputs {
     pub fn new() -> std::io::Result<Self> {
         Ok(Self {
             rings: HashMap::new(),
+            reading: HashMap::new(),
             followers: broadcast::channel(FOLLOWER_LINES_MAX).0,
             writer: Writer::start()?,
         })
@@ -88,6 +92,7 @@ impl Outputs {
     ) -> std::io::Result<Capture> {
         let ring = self.rings.entry(instance.to_owned()).or_default().clone();
         ring.lock().last_error_line = None;
+        self.leave(instance);
         let mut readers = Vec::new();
         let mut open = |stream: Stream, path: &Option<PathBuf>| {
             let (read, write) = reader::pipe(owner)?;
@@ -104,7 +109,14 @@ impl Outputs {
         };
         let stdout = open(Stream::Stdout, &log.stdout)?;
         let stderr = open(Stream::Stderr, &log.stderr)?;
+        self.reading.insert(instance.to_owned(), readers.iter().map(JoinHandle::abort_handle).collect());
         Ok(Capture { stdout, stderr, readers, ring })
+    }
+
+    /// Reads no longer what an earlier life wrote. Where there are no cgroups a process that it left may hold its pipe for ever, and
+    /// each life would leave one more.
+    fn leave(&mut self, instance: &str) {
+        self.reading.remove(instance).into_iter().flatten().for_each(|reader| reader.abort());
     }
 
     /// The last `count` lines of each instance that `wanted` takes, in the order of names.
@@ -135,6 +147,8 @@ impl Outputs {
     /// Forgets all instances but these.
     pub fn keep(&mut self, names: &BTreeSet<String>) {
         self.rings.retain(|name, _| names.contains(name));
+        let gone = self.reading.keys().filter(|name| !names.contains(*name)).cloned().collect::<Vec<_>>();
+        gone.iter().for_each(|name| self.leave(name));
     }
 
     /// Writes what is queued; waits for it at most a second.
