@@ -30,14 +30,16 @@ fn exec() -> ExitCode {
 
 /// Serves on the link that the master left open.
 fn work() -> ExitCode {
-    cli::logging::start();
-    match link().and_then(worker::run) {
+    cli::logging::start_queued();
+    let outcome = match link().and_then(worker::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("worker: {error:#}");
             ExitCode::FAILURE
         }
-    }
+    };
+    log::logger().flush();
+    outcome
 }
 
 /// The worker's end of the link to the master.

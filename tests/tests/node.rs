@@ -13,7 +13,7 @@ use lb_tests::load::{Load, Plan};
 use lb_tests::port;
 use lb_tests::process::{descendants, resident_bytes, signal};
 use lb_tests::wait::until;
-use lb_userspace::control::protocol::ProcessState;
+use lb_userspace::control::protocol::{Command, ProcessState};
 use rustix::process::Signal;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -251,11 +251,9 @@ fn user_of_the_worker_is_the_one_it_was_started_with() {
     assert!(lb.succeed(&["doctor"]).contains("workers run as nobody"));
     lb.write_config(&format!("[node]\nuser = \"daemon\"\n{text}"));
     lb.succeed(&["reload"]);
-    assert!(
-        lb.complaints().contains("[node] user counts from the next start of lbctl"),
-        "{}",
-        lb.complaints()
-    );
+    until(5 * SECOND, "the log says that it waits", || {
+        lb.complaints().contains("[node] user counts from the next start of lbctl").then_some(())
+    });
     assert!(lb.succeed(&["doctor"]).contains("workers run as nobody"));
     lb.stop();
 }
@@ -382,6 +380,36 @@ fn ordinary_user_runs_it_and_is_told_what_is_lost() {
     }
     assert!(resident_bytes(lb.pid()) > 0);
     lb.stop();
+}
+
+#[test]
+fn log_that_nobody_reads_stops_nothing() {
+    let setup = Setup::default();
+    let (config, run_dir) = (setup.folder().join("lb.toml"), setup.folder().join("run"));
+    let port = port::free();
+    std::fs::write(&config, config::demo(port, 1, "")).unwrap();
+    let (_reader, writer) = std::io::pipe().unwrap();
+    rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
+    let output = writer.try_clone().unwrap();
+    let mut up = std::process::Command::new(lb_tests::binary::lbctl());
+    up.arg("up").arg("--config").arg(&config).arg("--run-dir").arg(&run_dir).env("LBCTL_LOG", "debug");
+    let mut lbctl = Ended(up.stderr(writer).stdout(output).spawn().unwrap());
+    until(10 * SECOND, "it is ready", || {
+        lb_tests::control::status(&run_dir).ok().filter(lb_tests::lb::is_ready).map(drop)
+    });
+    // Each is some hundred bytes of log.
+    for _ in 0..50 {
+        for command in [
+            Command::Drain { names: vec!["demo:0".into()] },
+            Command::Undrain { names: vec!["demo:0".into()] },
+        ] {
+            lb_tests::control::ask(&run_dir, command).unwrap();
+        }
+    }
+    assert_eq!(get(local(port), "/").unwrap().status, 200);
+    signal(lbctl.0.id(), Signal::TERM);
+    let ended = until(10 * SECOND, "it ends", || lbctl.0.try_wait().unwrap());
+    assert!(ended.success(), "{ended}");
 }
 
 #[test]

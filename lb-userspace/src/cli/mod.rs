@@ -32,8 +32,13 @@ use exit::{CommandError, Exit};
 /// The whole life of an `lbctl` command.
 pub fn main() -> ExitCode {
     let arguments = args::Arguments::parse();
-    logging::start();
-    let exit = commands::run(&arguments).unwrap_or_else(|error| {
+    match arguments.command {
+        args::Command::Up => logging::start_queued(),
+        _ => logging::start(),
+    }
+    let outcome = commands::run(&arguments);
+    log::logger().flush();
+    let exit = outcome.unwrap_or_else(|error| {
         report(&error);
         error.exit()
     });

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use super::banner::{Reach, banner};
+use super::commands::print;
 use super::exit::{CommandError, Exit};
 use crate::demo;
 use crate::master::{self, ConfigSource, Options};
@@ -23,8 +24,9 @@ pub fn up(config: Option<&Path>, run_dir: PathBuf, reach: &Reach<'_>) -> Result<
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     let code = runtime.block_on(master::run(options, |started| {
-        // The banner is for a person who watches; where nobody reads it the node runs all the same.
-        let _ = super::commands::print(&banner(started, reach));
+        // The banner is for a person who watches; where nobody reads it the node runs all the same, and nobody waits for the end of this.
+        let banner = banner(started, reach);
+        let _ = std::thread::Builder::new().name("banner".into()).spawn(move || print(&banner));
     }));
     // A thread that reads the configuration may hang: the process ends without it.
     runtime.shutdown_background();

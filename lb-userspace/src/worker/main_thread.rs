@@ -176,6 +176,7 @@ impl Main {
             ToWorker::Ping => self.ping(),
             ToWorker::Drain { within_ms } => {
                 if self.drain(Instant::now() + Duration::from_millis(within_ms)) {
+                    log::logger().flush();
                     std::process::exit(0);
                 }
             }
@@ -362,6 +363,7 @@ fn start(
             if let Err(error) = thread::run(index, shared, metrics, served, received, notices) {
                 log::error!("worker thread failed index={index} error={error}");
                 // Half a worker would leave connections unanswered in its accept queue: the master starts a whole one.
+                log::logger().flush();
                 std::process::exit(1);
             }
         })
