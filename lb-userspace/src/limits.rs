@@ -40,6 +40,8 @@ pub const OUTPUT_RING_BYTES: usize = 64 * 1024;
 pub const OUTPUT_QUEUE_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes of captured output waiting for the disk, for all files together.
 pub const OUTPUT_QUEUES_BYTES: usize = 64 * 1024 * 1024;
+/// Output pipes of all instances, two each, that the keeper may still have to be told of.
+pub const OUTPUT_PIPES_MAX: usize = 2 * lb_common::limits::INSTANCES_MAX as usize;
 /// Symbolic links on the way to a file that is appended to, as many as the kernel follows.
 pub const PATH_LINKS_MAX: usize = 40;
 /// Events kept for `lbctl events`.

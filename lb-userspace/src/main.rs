@@ -12,6 +12,7 @@ fn main() -> ExitCode {
     match std::env::args_os().nth(1).as_deref().and_then(OsStr::to_str) {
         Some("__exec") => exec(),
         Some("__worker") => work(),
+        Some("__output") => keep_output(),
         Some("demo-backend") => demo::backend::main(),
         _ => cli::main(),
     }
@@ -42,12 +43,24 @@ fn work() -> ExitCode {
     outcome
 }
 
-/// The worker's end of the link to the master.
+/// Holds output pipes that come over the link that the master left open.
+fn keep_output() -> ExitCode {
+    let kept = link().and_then(|link| Ok(master::program::output::keeper::keep(&link)?));
+    match kept {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lbctl: keeper of output: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Our end of the link to the master.
 fn link() -> anyhow::Result<OwnedFd> {
     const LINK: RawFd = 3;
     let open = std::fs::read_link(format!("/proc/self/fd/{LINK}"));
     let is_socket = open.is_ok_and(|target| target.to_string_lossy().starts_with("socket:"));
-    ensure!(is_socket, "descriptor {LINK} is not a link to a master: only `lbctl up` starts workers");
+    ensure!(is_socket, "descriptor {LINK} is not a link to a master: only `lbctl up` starts this");
     // SAFETY: the descriptor is open, and nothing in this process has taken it: this is the first thing that it does.
     let link = unsafe { OwnedFd::from_raw_fd(LINK) };
     rustix::io::fcntl_setfd(&link, rustix::io::FdFlags::CLOEXEC).context("mark the link close-on-exec")?;

@@ -8,7 +8,7 @@ use lb_tests::control::StatusExt;
 use lb_tests::http1::get;
 use lb_tests::lb::Setup;
 use lb_tests::port;
-use lb_tests::process::{cgroup, signal};
+use lb_tests::process::{Process, cgroup, descendants, signal};
 use lb_tests::tracer::{Keeps, Tracer};
 use lb_tests::wait::until;
 use lb_userspace::control::protocol::{ProcessState, StatusReport};
@@ -333,5 +333,33 @@ fn process_that_cannot_be_killed_is_left_behind_after_a_second_signal() {
     drop(tracer);
     lb.start_again();
     assert_eq!(lb.status().instances.len(), 1);
+    lb.stop();
+}
+
+/// The process that keeps output pipes.
+fn keeper(lb: &lb_tests::lb::Lb) -> Option<Process> {
+    descendants(lb.pid()).into_iter().find(|process| process.command_line() == "lbctl __output")
+}
+
+#[test]
+fn killed_master_blocks_no_program_that_writes() {
+    let setup = Setup::default();
+    let (go, done) = (setup.folder().join("go"), setup.folder().join("done"));
+    let script = format!(
+        "while ! test -e {}; do sleep 0.05; done; head -c 2097152 /dev/zero; head -c 2097152 /dev/zero >&2; touch {}; exec sleep 1000",
+        go.display(),
+        done.display()
+    );
+    let text = only_programs(&format!("[program.chatty]\ncommand = \"sh -c '{script}'\"\n"));
+    let mut lb = setup.start_unready(&text);
+    lb.wait_status(5 * SECOND, "it runs", |status| is(status, "chatty:0", ProcessState::Running));
+    // One that comes later is told of pipes that were there before.
+    let first = until(5 * SECOND, "there is a keeper", || keeper(&lb));
+    signal(first.pid, Signal::KILL);
+    until(10 * SECOND, "there is another", || keeper(&lb).filter(|each| *each != first));
+    lb.kill_master();
+    std::fs::write(&go, "").unwrap();
+    until(10 * SECOND, "it has written four megabytes", || done.exists().then_some(()));
+    lb.start_again();
     lb.stop();
 }

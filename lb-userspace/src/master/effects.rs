@@ -151,6 +151,22 @@ impl Master<'_> {
         }
     }
 
+    /// Starts who keeps output pipes when we are gone. Without one all goes on, but for that.
+    pub fn start_keeper(&mut self) {
+        if let Err(error) = self.keeper.start(self.cgroups, &mut self.programs.outputs) {
+            log::error!("keeper of output not started reason=\"{error:#}\"");
+        }
+        self.dirty.processes = true;
+    }
+
+    /// It has ended: a program that writes would block if we were killed now.
+    pub fn start_keeper_again(&mut self, how: &str) {
+        if self.phase == Phase::Running {
+            log::warn!("keeper of output ended reason=\"{how}\"");
+            self.start_keeper();
+        }
+    }
+
     fn spawn(&mut self, start: &Start<'_>) {
         let table = (!self.kernel.exit_watch_is_on()).then(|| self.kernel.table().clone());
         let kernel = &self.kernel;

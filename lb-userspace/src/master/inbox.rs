@@ -60,6 +60,11 @@ pub enum Input {
         /// How: `exit code 1`, `signal 9`.
         how: String,
     },
+    /// The keeper of output has ended, or did not start, some time ago: it is to be started.
+    StartKeeper {
+        /// How it ended.
+        how: String,
+    },
     /// A capture has ended.
     CaptureEnded,
     /// The time to start a worker again has come.

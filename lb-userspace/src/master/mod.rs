@@ -27,6 +27,7 @@ mod doctor;
 mod effects;
 mod event_log;
 mod inbox;
+mod keeper;
 pub mod kernel;
 mod listeners;
 mod log_files;
@@ -160,6 +161,7 @@ async fn live(
     let control = control::serve(master.run_dir, master.audit.clone(), master.inbox.clone())?;
     master.note("master", "master started", &format!("pid={}", std::process::id()), "operator");
     let model = master.model.clone();
+    master.start_keeper();
     master.event(Event::Apply { model, request: None });
     master.start_worker();
     master.flush();
@@ -169,6 +171,7 @@ async fn live(
     master.say_farewell();
     master.programs.outputs.finish();
     let left = master.programs.all().count();
+    master.keeper.kill();
     // With it go the ways to those who follow what it tells.
     drop(master);
     control.finish().await;

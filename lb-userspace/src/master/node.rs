@@ -14,6 +14,7 @@ use super::ConfigSource;
 use super::control::Audit;
 use super::event_log::EventLog;
 use super::inbox::Inbox;
+use super::keeper::Keeper;
 use super::kernel::{KernelHalf, TablePlace};
 use super::listeners::Listeners;
 use super::log_files::LogFiles;
@@ -23,6 +24,7 @@ use super::program::exec_shim::Identity;
 use super::program::fork::Shim;
 use super::program::order::Surroundings;
 use super::program::output::Outputs;
+use super::program::own::Own;
 use super::program::spawn::Programs;
 use super::reload::Reloads;
 use super::run_dir::RunDir;
@@ -56,6 +58,8 @@ pub struct Master<'a> {
     pub steer: Steer,
     /// Processes of programs.
     pub programs: Programs,
+    /// Who keeps their output pipes.
+    pub keeper: Keeper,
     /// Probes.
     pub probes: Probes,
     /// Worker processes.
@@ -221,14 +225,17 @@ impl<'a> Master<'a> {
         let left = kernel.table().take_over(Time::now().0);
         let mut steer = Steer::new(run_dir.path());
         steer.configure(&model, &kernel)?;
-        let setting = Setting {
+        let own = Own {
             shim: Shim::default(),
             identity: worker_identity(&model),
-            user: model.node.user.as_ref().map_or_else(|| "nobody".to_owned(), |user| user.name.clone()),
-            threads: model.node.worker_threads,
             open_files: inherited.open_files_max,
             priority: inherited.surroundings.priority,
             environment: worker_environment(),
+        };
+        let setting = Setting {
+            own: own.clone(),
+            user: model.node.user.as_ref().map_or_else(|| "nobody".to_owned(), |user| user.name.clone()),
+            threads: model.node.worker_threads,
         };
         let seed = fastrand::u64(..);
         let first_instance = super::control::wall_ms().saturating_mul(1_000_000);
@@ -243,6 +250,7 @@ impl<'a> Master<'a> {
             kernel,
             steer,
             programs,
+            keeper: Keeper::new(own, inbox.clone()),
             probes: Probes::new(inbox.clone()),
             workers: Workers::new(setting, inbox.clone()),
             listeners,

@@ -41,6 +41,7 @@ impl Master<'_> {
                 }
             }
             Input::WorkerEnded { generation, how } => self.worker_ended(generation, &how),
+            Input::StartKeeper { how } => self.start_keeper_again(&how),
             Input::CaptureEnded => self.steer.capture(None),
             Input::StartWorker => self.start_worker(),
         }
@@ -217,7 +218,8 @@ impl Master<'_> {
 
     fn record_processes(&mut self) -> std::io::Result<()> {
         let programs = self.programs.all().map(|(_, running)| running.process.recorded(&running.name));
-        let processes = programs.chain(self.workers.recorded()).flatten();
+        let ours = self.workers.recorded().chain([self.keeper.recorded()]);
+        let processes = programs.chain(ours).flatten();
         let record = Record {
             master_pid: std::process::id(),
             cgroup: self.cgroups.product().map(std::path::Path::to_path_buf),

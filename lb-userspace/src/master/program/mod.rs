@@ -8,6 +8,7 @@ pub mod life;
 pub mod order;
 pub mod orphans;
 pub mod output;
+pub mod own;
 pub mod spawn;
 
 #[cfg(test)]

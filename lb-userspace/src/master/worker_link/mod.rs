@@ -18,9 +18,9 @@ use self::link::{Link, Packet};
 use super::inbox::{Inbox, Input};
 use super::packet;
 use super::program::cgroup::Cgroups;
-use super::program::exec_shim::{Identity, Spec};
-use super::program::fork::Shim;
-use super::program::life::{Process, describe};
+use super::program::exec_shim::Identity;
+use super::program::life::Process;
+use super::program::own::Own;
 use super::run_dir::RecordedProcess;
 use super::watched::watched;
 use crate::control::protocol::WorkerStatus;
@@ -50,20 +50,12 @@ pub struct Workers {
 
 /// What every worker is started with.
 pub struct Setting {
-    /// How to fork.
-    pub shim: Shim,
-    /// Who it runs as; `None`: as the master.
-    pub identity: Option<Identity>,
-    /// The name of that user.
+    /// What every process of our own is.
+    pub own: Own,
+    /// The name of the user that it runs as.
     pub user: String,
     /// Its threads.
     pub threads: usize,
-    /// Its RLIMIT_NOFILE.
-    pub open_files: u64,
-    /// Its nice value.
-    pub priority: i32,
-    /// Its environment.
-    pub environment: Vec<(String, String)>,
 }
 
 struct Worker {
@@ -93,7 +85,7 @@ impl Workers {
 
     /// Who each worker runs as, by id and name.
     pub fn user(&self) -> (Option<&Identity>, &str) {
-        (self.setting.identity.as_ref(), &self.setting.user)
+        (self.setting.own.identity.as_ref(), &self.setting.user)
     }
 
     /// Starts a worker with these descriptors and the current snapshot.
@@ -116,7 +108,7 @@ impl Workers {
             generation,
         };
         // The last that may fail: there is no worker without a link, and none that nobody knows.
-        let process = self.launch(cgroups, generation, theirs)?;
+        let process = self.launch(cgroups, generation, &theirs)?;
         let (serving, draining, started_at) = (0, false, now);
         let worker =
             Worker { generation, process, queue, table_changed, activity, serving, draining, started_at };
@@ -134,44 +126,13 @@ impl Workers {
         Ok(pid)
     }
 
-    fn launch(&self, cgroups: &Cgroups, generation: u64, link: OwnedFd) -> anyhow::Result<Arc<Process>> {
-        use std::os::fd::AsFd;
-        let leaf = cgroups.leaf(&format!("worker.{generation}")).context("cgroup of the worker")?;
-        let errors = rustix::stdio::stderr();
-        let forked = self.setting.shim.fork([errors, errors], leaf.as_ref()).context("fork the worker")?;
-        let process = Process::new(forked.pid, forked.pidfd, leaf).context("watch the worker")?;
-        let spec = Spec {
-            executable: Some("/proc/self/exe".into()),
-            command: vec!["lbctl".into(), "__worker".into()],
-            environment: self.setting.environment.clone(),
-            directory: None,
-            identity: self.setting.identity.clone(),
-            umask: 0o027,
-            open_files: (self.setting.open_files, self.setting.open_files),
-            no_new_privileges: true,
-            outlives_reader: false,
-            priority: self.setting.priority,
-            passed: 1,
-        };
-        let released = forked.waiting.release(&spec, &[link.as_fd()]).map_err(|error| {
-            process.clone().abandon();
-            anyhow::Error::from(error).context("release the exec shim of the worker")
-        })?;
-        let (process_of_task, inbox) = (process.clone(), self.inbox.clone());
+    fn launch(&self, cgroups: &Cgroups, generation: u64, link: &OwnedFd) -> anyhow::Result<Arc<Process>> {
+        let leaf = format!("worker.{generation}");
+        let launched =
+            self.setting.own.launch("__worker", &leaf, cgroups, link).context("start the worker")?;
+        let (process, inbox) = (launched.process.clone(), self.inbox.clone());
         tokio::spawn(async move {
-            let process = process_of_task;
-            let how = match process.executed(released).await {
-                Ok(()) => None,
-                Err(error) => {
-                    process.kill();
-                    Some(error)
-                }
-            };
-            if let Err(error) = process.ended(|| {}).await {
-                log::error!("pidfd not watched pid={} reason=\"{error}\"", process.pid);
-            }
-            let ending = process.reap().await;
-            let how = how.unwrap_or_else(|| describe(ending));
+            let how = launched.ended().await;
             let _ = inbox.send(Input::WorkerEnded { generation, how }).await;
         });
         Ok(process)

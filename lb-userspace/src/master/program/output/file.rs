@@ -65,7 +65,12 @@ pub struct Writer {
 pub struct Sink {
     file: Arc<Named>,
     queue: Queue,
+    /// After the file: whoever hears it looks whether somebody has that still.
+    _bell: Bell,
 }
+
+/// Rings when it is dropped.
+struct Bell(mpsc::SyncSender<Message>);
 
 impl Writer {
     /// Starts the thread.
@@ -97,7 +102,7 @@ impl Writer {
         file.rotate_bytes.store(rotate_bytes, Ordering::Relaxed);
         file.keep.store(keep.into(), Ordering::Relaxed);
         self.files.insert(path.to_owned(), Arc::downgrade(&file));
-        Sink { file, queue: self.queue.clone() }
+        Sink { file, queue: self.queue.clone(), _bell: Bell(self.queue.messages.clone()) }
     }
 
     /// Opens all files again, under their names.
@@ -149,10 +154,10 @@ impl Sink {
     }
 }
 
-impl Drop for Sink {
+impl Drop for Bell {
     fn drop(&mut self) {
         // Where there is no room the thread looks for files without sinks when it has emptied the queue.
-        let _ = self.queue.messages.try_send(Message::Left);
+        let _ = self.0.try_send(Message::Left);
     }
 }
 

@@ -4,6 +4,7 @@
 //! slow loses lines and is told how many.
 
 pub mod file;
+pub mod keeper;
 pub mod reader;
 pub mod ring;
 
@@ -12,11 +13,13 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::config::model::ProgramLog;
+use crate::master::watched::watched;
 use file::Writer;
+use keeper::Pipe;
 use ring::{Line, Ring, Stream};
 
 /// Lines that a follower may be behind before it loses some.
@@ -38,6 +41,10 @@ pub struct Outputs {
     rings: HashMap<String, SharedRing>,
     /// What reads the pipes of each instance's last life.
     reading: HashMap<String, Vec<AbortHandle>>,
+    /// All reading ends that are open.
+    pipes: Vec<Pipe>,
+    /// To who keeps them open when we are gone.
+    keeper: Option<mpsc::Sender<Pipe>>,
     followers: broadcast::Sender<Followed>,
     writer: Writer,
 }
@@ -75,6 +82,8 @@ impl Outputs {
         Ok(Self {
             rings: HashMap::new(),
             reading: HashMap::new(),
+            pipes: Vec::new(),
+            keeper: None,
             followers: broadcast::channel(FOLLOWER_LINES_MAX).0,
             writer: Writer::start()?,
         })
@@ -93,7 +102,7 @@ impl Outputs {
         let ring = self.rings.entry(instance.to_owned()).or_default().clone();
         ring.lock().last_error_line = None;
         self.leave(instance);
-        let mut readers = Vec::new();
+        let (mut readers, mut pipes) = (Vec::new(), Vec::new());
         let mut open = |stream: Stream, path: &Option<PathBuf>| {
             let (read, write) = reader::pipe(owner)?;
             let sink = path.as_ref().map(|path| self.writer.file(path, log.rotate_bytes, log.keep));
@@ -104,13 +113,37 @@ impl Outputs {
                 followers: self.followers.clone(),
                 sink,
             };
-            readers.push(reader::start(read, target)?);
+            let read = Arc::new(watched(read)?);
+            pipes.push(Arc::downgrade(&read));
+            readers.push(reader::start(read, target));
             Ok::<_, std::io::Error>(write)
         };
         let stdout = open(Stream::Stdout, &log.stdout)?;
         let stderr = open(Stream::Stderr, &log.stderr)?;
+        self.pipes.retain(|pipe| pipe.strong_count() > 0);
+        for pipe in pipes {
+            self.tell_keeper(&pipe);
+            self.pipes.push(pipe);
+        }
         self.reading.insert(instance.to_owned(), readers.iter().map(JoinHandle::abort_handle).collect());
         Ok(Capture { stdout, stderr, readers, ring })
+    }
+
+    /// There is a keeper at the other end of this socket: it is told of all pipes.
+    ///
+    /// # Errors
+    /// What epoll says.
+    pub fn keep_by(&mut self, socket: OwnedFd) -> std::io::Result<()> {
+        self.keeper = Some(keeper::way_to(socket)?);
+        self.pipes.iter().for_each(|pipe| self.tell_keeper(pipe));
+        Ok(())
+    }
+
+    fn tell_keeper(&self, pipe: &Pipe) {
+        let told = self.keeper.as_ref().map(|keeper| keeper.try_send(pipe.clone()));
+        if let Some(Err(mpsc::error::TrySendError::Full(_))) = told {
+            log::warn!("keeper of output does not keep up: a program may block when lbctl is killed");
+        }
     }
 
     /// Reads no longer what an earlier life wrote. Where there are no cgroups a process that it left may hold its pipe for ever, and

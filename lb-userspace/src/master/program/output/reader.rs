@@ -3,16 +3,16 @@
 //! Effectful: reads pipes.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::pipe::PipeFlags;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::broadcast;
 
 use super::file::Sink;
 use super::ring::Stream;
 use super::{Followed, SharedRing};
-use crate::master::watched::watched;
 
 /// Bytes read at once.
 const READ_BYTES: usize = 32 * 1024;
@@ -52,16 +52,12 @@ pub fn pipe(owner: Option<(u32, u32)>) -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Starts the reading task.
-///
-/// # Errors
-/// What epoll says.
-pub fn start(read: OwnedFd, target: Target) -> io::Result<tokio::task::JoinHandle<()>> {
-    let read = watched(read)?;
-    Ok(tokio::spawn(async move {
+pub fn start(read: Arc<AsyncFd<OwnedFd>>, target: Target) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
         let mut lines = Lines { target, partial: Vec::new() };
         let mut buffer = vec![0; READ_BYTES];
         while let Ok(mut ready) = read.readable().await {
-            match rustix::io::read(read.as_fd(), &mut buffer[..]) {
+            match rustix::io::read(read.get_ref(), &mut buffer[..]) {
                 Ok(0) => break,
                 Ok(length) => lines.take(&buffer[..length]),
                 Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
@@ -72,7 +68,7 @@ pub fn start(read: OwnedFd, target: Target) -> io::Result<tokio::task::JoinHandl
             tokio::task::yield_now().await;
         }
         lines.end();
-    }))
+    })
 }
 
 struct Lines {
