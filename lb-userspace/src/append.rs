@@ -256,6 +256,8 @@ fn unfit(found: &Stat) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::disallowed_methods, reason = "looks at what was written")]
+
     use std::io::Write;
     use std::os::unix::fs::{MetadataExt, symlink};
 
