@@ -9,13 +9,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response, StatusCode};
+use http::{Request, StatusCode, response};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::body::{BodySource, RequestBody};
 use super::pool::BackendConnection;
+use super::response_head;
 use crate::limits::{CLIENT_BODY_TIMEOUT, RESPONSE_PEEK_BYTES_MAX};
 use crate::reason::Reason;
 use crate::worker::metered::Meters;
@@ -126,8 +127,10 @@ pub struct Surroundings<'a> {
 
 /// An answer that has begun to arrive.
 pub struct Arrived {
-    /// Its head, and the body that is not in `early`.
-    pub response: Response<Incoming>,
+    /// Its head, checked.
+    pub head: response::Parts,
+    /// The body that is not in `early`.
+    pub body: Incoming,
     /// What of the body is there.
     pub early: Early,
 }
@@ -161,7 +164,7 @@ pub async fn exchange(
         stale: reused && meters.read.get() == read_before && reason == Reason::ResponseReset,
     };
     let mut answer = pin!(connection.send(request));
-    let mut response = poll_fn(|cx| {
+    let response = poll_fn(|cx| {
         let ended = connection.drive(cx);
         // Only `drive` makes an answer, so nobody else need wake us.
         if let Poll::Ready(answer) = answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -179,13 +182,18 @@ pub async fn exchange(
         let is_sending = meters.write_blocked.get() || meters.written.get() == written_before;
         failed(broken, if is_sending { Phase::Send } else { Phase::ResponseHead })
     })?;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(Arrived { response, early: Early::Part(Vec::new()) });
+    let (mut head, mut body) = response.into_parts();
+    response_head::check_framing(&mut head).map_err(|wrong| {
+        let broken = Broken { reason: Reason::ResponseMalformed, detail: wrong.to_owned() };
+        failed(broken, Phase::ResponseHead)
+    })?;
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(Arrived { head, body, early: Early::Part(Vec::new()) });
     }
-    let early = gather(connection, response.body_mut(), &around, &mut progress)
+    let early = gather(connection, &mut body, &around, &mut progress)
         .await
         .map_err(|broken| failed(broken, Phase::ResponseBody))?;
-    Ok(Arrived { response, early })
+    Ok(Arrived { head, body, early })
 }
 
 /// Takes what of the body is there already. Small bodies normally come with the head; of an answer that may be asked for

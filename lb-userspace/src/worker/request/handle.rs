@@ -109,8 +109,8 @@ async fn try_once(
         now,
     };
     let arrived = exchange(&mut connection, request, around).await?;
-    let is_upgraded = arrived.response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    let confirmed = |asked| protocols::confirms(arrived.response.headers(), asked);
+    let is_upgraded = arrived.head.status == StatusCode::SWITCHING_PROTOCOLS;
+    let confirmed = |asked| protocols::confirms(&arrived.head.headers, asked);
     if is_upgraded && !prepared.upgrade.as_ref().is_some_and(confirmed) {
         let (reason, phase) = (Reason::ResponseMalformed, Phase::ResponseHead);
         let detail = "101 that nobody asked for".to_owned();
@@ -157,14 +157,13 @@ async fn connect(
 
 impl Relayed {
     fn into_response(self, mut record: Box<Record>) -> Response<ResponseBody> {
-        let Self { arrived: Arrived { response, early }, connection } = self;
+        let Self { arrived: Arrived { head: mut parts, body: incoming, early }, connection } = self;
         let now = Instant::now();
         record.answered = Some(now);
-        record.status = response.status().as_u16();
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return PendingTunnel::announce(response, connection, record);
+        record.status = parts.status.as_u16();
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            return PendingTunnel::announce(parts, connection, record);
         }
-        let (mut parts, incoming) = response.into_parts();
         if parts.version < Version::HTTP_11 {
             parts.version = Version::HTTP_11;
         }
@@ -180,7 +179,10 @@ impl Relayed {
                     record.thread.pool.give_back(connection, &upstream.shared, now);
                 }
                 record.finish(None, now);
-                ResponseBody::Whole(bytes)
+                match parts.status {
+                    StatusCode::NOT_MODIFIED => ResponseBody::Absent,
+                    _ => ResponseBody::Whole(bytes),
+                }
             }
             Early::Part(frames) => {
                 ResponseBody::Arriving(Box::new(Arriving::new(connection, incoming, frames, record)))

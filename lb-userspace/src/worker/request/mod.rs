@@ -18,6 +18,7 @@ pub mod record;
 pub mod relay;
 pub mod report;
 pub mod request_id;
+pub mod response_head;
 pub mod retry;
 pub mod rewrite;
 pub mod route;

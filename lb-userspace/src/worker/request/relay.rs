@@ -28,6 +28,9 @@ pub enum ResponseBody {
     Whole(Bytes),
     /// It is still arriving.
     Arriving(Box<Arriving>),
+    /// There is none, and the length in the head speaks of another answer (304). Only while hyper is not told that there is none does
+    /// it write that length.
+    Absent,
 }
 
 /// A body that is still arriving.
@@ -125,6 +128,7 @@ impl Body for ResponseBody {
             Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::Arriving(arriving) => arriving.poll_next(cx),
+            Self::Absent => Poll::Ready(None),
         }
     }
 
@@ -132,6 +136,7 @@ impl Body for ResponseBody {
         match self {
             Self::Whole(bytes) => bytes.is_empty(),
             Self::Arriving(arriving) => arriving.connection.is_none() && arriving.early.is_empty(),
+            Self::Absent => false,
         }
     }
 
@@ -143,6 +148,7 @@ impl Body for ResponseBody {
                 let left = arriving.incoming.size_hint().exact();
                 left.map_or_else(SizeHint::default, |left| SizeHint::with_exact(left + early as u64))
             }
+            Self::Absent => SizeHint::default(),
         }
     }
 }

@@ -11,8 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, UPGRADE};
-use http::{HeaderValue, Response};
-use hyper::body::Incoming;
+use http::{HeaderValue, Response, response};
 use hyper_util::rt::TokioIo;
 use lb_common::backend::TrafficState;
 use tokio::time::Instant;
@@ -49,11 +48,10 @@ pub struct PendingTunnel {
 impl PendingTunnel {
     /// Leaves the tunnel with the client's connection and returns the 101 for the client.
     pub fn announce(
-        response: Response<Incoming>,
+        mut parts: response::Parts,
         backend: Box<BackendConnection>,
         record: Box<Record>,
     ) -> Response<ResponseBody> {
-        let (mut parts, _) = response.into_parts();
         let protocol = parts.headers.get(UPGRADE).cloned();
         strip_hop_by_hop(&mut parts.headers);
         if let Some(route) = &record.route {

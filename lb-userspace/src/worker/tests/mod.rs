@@ -1,5 +1,6 @@
 //! A worker in this process, with the test as its master and as its backends: real sockets, the real clock.
 
+mod answers;
 mod bodies;
 mod harness;
 mod hold;
