@@ -113,7 +113,7 @@ pub const CONFIG_PROBLEMS_MAX: usize = 100;
 /// Bytes of a configuration line that a report still shows with a caret.
 pub const CONFIG_LINE_BYTES_MAX: usize = 1_000;
 /// Bytes of a small answer that is waited for, so that the request can be repeated when it breaks off.
-pub const RESPONSE_PEEK_BYTES_MAX: u64 = 16 * 1024;
+pub const RESPONSE_PEEK_BYTES_MAX: usize = 16 * 1024;
 /// Bytes that each direction of an idle tunnel buffers.
 pub const TUNNEL_BUFFER_BYTES_MIN: usize = 4 * 1024;
 /// Bytes that each direction of a busy tunnel buffers.

@@ -3,12 +3,14 @@
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::joined::Joined;
 use crate::limits::REPLAY_BYTES_MAX;
 use crate::reason::Reason;
 
@@ -22,19 +24,20 @@ pub struct BodySource {
     incoming: RefCell<Incoming>,
     bytes_max: Option<u64>,
     bytes: Cell<u64>,
-    kept: RefCell<Vec<Kept>>,
-    kept_bytes: Cell<usize>,
-    /// Something was read that is not kept.
+    /// The body from its beginning, as long as it is kept.
+    kept: RefCell<Joined>,
+    trailers: RefCell<Option<Box<HeaderMap>>>,
+    /// Something is read that is not kept.
     lost: Cell<bool>,
     failure: Cell<Option<Reason>>,
     ended: Cell<bool>,
     waiting: Cell<bool>,
 }
 
-#[derive(Clone)]
-enum Kept {
+/// A part of a body.
+enum Part {
     Data(Bytes),
-    Trailers(http::HeaderMap),
+    Trailers(Box<HeaderMap>),
 }
 
 impl BodySource {
@@ -46,7 +49,7 @@ impl BodySource {
             bytes_max,
             bytes: Cell::new(0),
             kept: RefCell::default(),
-            kept_bytes: Cell::new(0),
+            trailers: RefCell::default(),
             lost: Cell::new(false),
             failure: Cell::new(None),
             ended,
@@ -57,6 +60,11 @@ impl BodySource {
     /// Whether the whole body can be sent once more.
     pub fn is_replayable(&self) -> bool {
         !self.lost.get() && self.failure.get().is_none()
+    }
+
+    /// Nobody will send the body once more: what is read from now on is not kept, what was is given up when it has been sent.
+    pub fn stop_keeping(&self) {
+        self.lost.set(true);
     }
 
     /// What went wrong on the client's side.
@@ -74,14 +82,14 @@ impl BodySource {
         self.waiting.get()
     }
 
-    fn poll_client(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Kept, BodyError>>> {
+    fn poll_client(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, BodyError>>> {
         if let Some(reason) = self.failure.get() {
             return Poll::Ready(Some(Err(BodyError(reason))));
         }
         let polled = Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx);
         self.waiting.set(polled.is_pending());
         let Poll::Ready(frame) = polled else { return Poll::Pending };
-        let kept = match frame {
+        let part = match frame {
             None => {
                 self.ended.set(true);
                 return Poll::Ready(None);
@@ -89,60 +97,105 @@ impl BodySource {
             Some(Err(_)) => Err(Reason::ClientAborted),
             Some(Ok(frame)) => self.count(frame),
         };
-        self.ended.set(self.incoming.borrow().is_end_stream());
-        Poll::Ready(Some(kept.map_err(|reason| {
+        // Nothing comes after trailers, though nobody says so.
+        let is_last = matches!(part, Ok(Part::Trailers(_))) || self.incoming.borrow().is_end_stream();
+        self.ended.set(is_last);
+        Poll::Ready(Some(part.map_err(|reason| {
             self.failure.set(Some(reason));
             BodyError(reason)
         })))
     }
 
-    fn count(&self, frame: Frame<Bytes>) -> Result<Kept, Reason> {
+    fn count(&self, frame: Frame<Bytes>) -> Result<Part, Reason> {
         let data = match frame.into_data() {
             Ok(data) => data,
-            Err(frame) => return frame.into_trailers().map(Kept::Trailers).map_err(|_| Reason::BadRequest),
+            Err(frame) => {
+                let trailers = frame.into_trailers().map_err(|_| Reason::BadRequest)?;
+                return Ok(Part::Trailers(Box::new(trailers)));
+            }
         };
         self.bytes.set(self.bytes.get() + data.len() as u64);
         if self.bytes_max.is_some_and(|max| self.bytes.get() > max) {
             return Err(Reason::BodyTooLarge);
         }
-        Ok(Kept::Data(data))
+        Ok(Part::Data(data))
     }
 
-    /// Keeps a frame for a retry, or gives up keeping.
-    fn keep(&self, frame: &Kept) {
+    /// Keeps a part for a retry, or gives up keeping.
+    fn keep(&self, part: &Part) {
         if self.lost.get() {
             return;
         }
-        let bytes = match frame {
-            Kept::Data(data) => data.len(),
-            Kept::Trailers(_) => 0,
-        };
-        self.kept_bytes.set(self.kept_bytes.get() + bytes);
-        if self.kept_bytes.get() > REPLAY_BYTES_MAX {
-            self.lost.set(true);
-            self.kept.borrow_mut().clear();
-        } else {
-            self.kept.borrow_mut().push(frame.clone());
+        match part {
+            Part::Trailers(trailers) => *self.trailers.borrow_mut() = Some(trailers.clone()),
+            Part::Data(data) => {
+                let mut kept = self.kept.borrow_mut();
+                if kept.len() + data.len() > REPLAY_BYTES_MAX {
+                    drop(kept.take());
+                    self.lost.set(true);
+                } else {
+                    kept.push(data);
+                }
+            }
         }
+    }
+
+    /// What is kept beyond the first `given` bytes.
+    fn kept_after(&self, given: usize) -> Option<Bytes> {
+        let mut kept = self.kept.borrow_mut();
+        let rest = (given < kept.len()).then(|| kept.rest(given));
+        if self.lost.get() {
+            drop(kept.take());
+        }
+        rest
     }
 }
 
 /// The body of one try.
 pub struct RequestBody {
     source: Option<Rc<BodySource>>,
-    next_kept: usize,
+    /// Bytes given out, of all that were kept or came.
+    given: usize,
+    trailers_given: bool,
     length: Option<u64>,
 }
 
 impl RequestBody {
     /// No body.
     pub fn empty() -> Self {
-        Self { source: None, next_kept: 0, length: Some(0) }
+        Self { source: None, given: 0, trailers_given: false, length: Some(0) }
     }
 
     /// From the beginning; only while [`BodySource::is_replayable`].
     pub fn new(source: Rc<BodySource>, length: Option<u64>) -> Self {
-        Self { source: Some(source), next_kept: 0, length }
+        Self { source: Some(source), given: 0, trailers_given: false, length }
+    }
+
+    fn poll_part(
+        &mut self,
+        source: &BodySource,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Part, BodyError>>> {
+        if let Some(data) = source.kept_after(self.given) {
+            self.given += data.len();
+            return Poll::Ready(Some(Ok(Part::Data(data))));
+        }
+        if !source.ended.get() {
+            let polled = source.poll_client(cx);
+            if let Poll::Ready(Some(Ok(part))) = &polled {
+                source.keep(part);
+                match part {
+                    Part::Data(data) => self.given += data.len(),
+                    Part::Trailers(_) => self.trailers_given = true,
+                }
+            }
+            return polled;
+        }
+        if std::mem::replace(&mut self.trailers_given, true) {
+            return Poll::Ready(None);
+        }
+        let trailers = source.trailers.borrow().clone();
+        Poll::Ready(trailers.map(|trailers| Ok(Part::Trailers(trailers))))
     }
 }
 
@@ -155,32 +208,19 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(source) = self.source.clone() else { return Poll::Ready(None) };
-        let kept = source.kept.borrow().get(self.next_kept).cloned();
-        let frame = match kept {
-            Some(frame) => frame,
-            None if source.ended.get() => return Poll::Ready(None),
-            None => match source.poll_client(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    source.keep(&frame);
-                    frame
-                }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
-                Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Pending => return Poll::Pending,
-            },
-        };
-        self.next_kept += 1;
-        Poll::Ready(Some(Ok(match frame {
-            Kept::Data(data) => Frame::data(data),
-            Kept::Trailers(trailers) => Frame::trailers(trailers),
-        })))
+        let part = ready!(self.poll_part(&source, cx));
+        Poll::Ready(part.map(|part| {
+            part.map(|part| match part {
+                Part::Data(data) => Frame::data(data),
+                Part::Trailers(trailers) => Frame::trailers(*trailers),
+            })
+        }))
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
-            None => true,
-            Some(source) => source.ended.get() && self.next_kept >= source.kept.borrow().len(),
-        }
+        let Some(source) = &self.source else { return true };
+        let all_given = self.given >= source.kept.borrow().len();
+        source.ended.get() && all_given && (self.trailers_given || source.trailers.borrow().is_none())
     }
 
     fn size_hint(&self) -> SizeHint {

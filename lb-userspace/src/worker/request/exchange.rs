@@ -8,13 +8,14 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{Request, StatusCode, response};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::body::{BodySource, RequestBody};
+use super::joined::Joined;
 use super::pool::BackendConnection;
 use super::response_head;
 use crate::limits::{CLIENT_BODY_TIMEOUT, RESPONSE_PEEK_BYTES_MAX};
@@ -119,6 +120,8 @@ pub struct Surroundings<'a> {
     pub timer: &'a RefCell<Timer>,
     /// The request's body, if it has one.
     pub source: Option<&'a BodySource>,
+    /// Whether it may be sent again after a byte of it was sent.
+    pub idempotent: bool,
     /// Wait for the whole of a small answer before any of it is passed on, so that it can be asked for again.
     pub may_repeat: bool,
     /// When the try began.
@@ -156,16 +159,20 @@ pub async fn exchange(
     let (read_before, written_before) = (meters.read.get(), meters.written.get());
     let reused = connection.reused;
     let mut progress = Progress::new(around.now);
+    let is_sent = || meters.written.get() != written_before;
     let failed = |Broken { reason, detail }: Broken, phase| TryFailed {
         detail,
         reason,
         phase,
-        sent: meters.written.get() != written_before,
+        sent: is_sent(),
         stale: reused && meters.read.get() == read_before && reason == Reason::ResponseReset,
     };
     let mut answer = pin!(connection.send(request));
     let response = poll_fn(|cx| {
         let ended = connection.drive(cx);
+        if let Some(source) = around.source.filter(|_| !around.idempotent && is_sent()) {
+            source.stop_keeping();
+        }
         // Only `drive` makes an answer, so nobody else need wake us.
         if let Poll::Ready(answer) = answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             return Poll::Ready(answer.map_err(|error| Broken::of(error.error(), around.source)));
@@ -179,7 +186,7 @@ pub async fn exchange(
     })
     .await
     .map_err(|broken| {
-        let is_sending = meters.write_blocked.get() || meters.written.get() == written_before;
+        let is_sending = meters.write_blocked.get() || !is_sent();
         failed(broken, if is_sending { Phase::Send } else { Phase::ResponseHead })
     })?;
     let (mut head, mut body) = response.into_parts();
@@ -208,51 +215,39 @@ async fn gather(
         return Ok(Early::Whole(Bytes::new()));
     }
     let length = incoming.size_hint().exact();
-    let wait = around.may_repeat && length.is_some_and(|length| length <= RESPONSE_PEEK_BYTES_MAX);
+    let wait = around.may_repeat && length.is_some_and(|length| length <= RESPONSE_PEEK_BYTES_MAX as u64);
     let meters = connection.meters.clone();
-    let mut frames: Vec<Frame<Bytes>> = Vec::new();
-    let mut bytes = 0;
+    let mut joined = Joined::default();
     poll_fn(|cx| {
         loop {
             match poll_body(connection, incoming, cx) {
-                Poll::Ready(None) => return Poll::Ready(Ok(whole(std::mem::take(&mut frames)))),
+                Poll::Ready(None) => return Poll::Ready(Ok(Early::Whole(joined.take()))),
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Broken::of(&error, around.source))),
-                Poll::Ready(Some(Ok(frame))) => {
-                    bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
-                    frames.push(frame);
-                    if incoming.is_end_stream() {
-                        return Poll::Ready(Ok(whole(std::mem::take(&mut frames))));
+                Poll::Ready(Some(Ok(frame))) => match frame.data_ref() {
+                    Some(data) if joined.len() + data.len() <= RESPONSE_PEEK_BYTES_MAX => {
+                        joined.push(data);
+                        if incoming.is_end_stream() {
+                            return Poll::Ready(Ok(Early::Whole(joined.take())));
+                        }
                     }
-                    if bytes > RESPONSE_PEEK_BYTES_MAX {
-                        return Poll::Ready(Ok(Early::Part(std::mem::take(&mut frames))));
-                    }
-                }
+                    // Too much, or trailers.
+                    _ => return Poll::Ready(Ok(Early::Part(part(joined.take(), Some(frame))))),
+                },
                 Poll::Pending if wait => {
                     return progress
                         .poll_stalled(&meters, around.upstream, around.source, around.timer, cx)
                         .map(|reason| Err(Broken::because(reason)));
                 }
-                Poll::Pending => return Poll::Ready(Ok(Early::Part(std::mem::take(&mut frames)))),
+                Poll::Pending => return Poll::Ready(Ok(Early::Part(part(joined.take(), None)))),
             }
         }
     })
     .await
 }
 
-/// All frames of a body: joined, unless there are trailers.
-fn whole(mut frames: Vec<Frame<Bytes>>) -> Early {
-    if frames.iter().any(|frame| !frame.is_data()) {
-        return Early::Part(frames);
-    }
-    if frames.len() == 1 {
-        let only = frames.pop().and_then(|frame| frame.into_data().ok());
-        return Early::Whole(only.unwrap_or_default());
-    }
-    let mut joined = BytesMut::new();
-    for data in frames.into_iter().filter_map(|frame| frame.into_data().ok()) {
-        joined.extend_from_slice(&data);
-    }
-    Early::Whole(joined.freeze())
+/// The frames of a beginning.
+fn part(data: Bytes, last: Option<Frame<Bytes>>) -> Vec<Frame<Bytes>> {
+    (!data.is_empty()).then(|| Frame::data(data)).into_iter().chain(last).collect()
 }
 
 /// The next frame of an answer's body. It comes out of the connection, so driving that is what wakes.

@@ -105,6 +105,7 @@ async fn try_once(
         upstream: &upstream.shared,
         timer: &record.client.timer,
         source: prepared.source.as_deref(),
+        idempotent: prepared.idempotent,
         may_repeat,
         now,
     };

@@ -9,6 +9,7 @@ pub mod framing;
 pub mod gate;
 pub mod handle;
 pub mod hold;
+pub mod joined;
 pub mod pick;
 pub mod pipe;
 pub mod pool;

@@ -95,3 +95,22 @@ fn length_in_answers_to_head_and_in_304_is_kept() {
         assert_eq!((not_modified.status, not_modified.header("content-length")), (304, Some("78")));
     }
 }
+
+#[test]
+fn answer_in_small_pieces_is_passed_on_whole() {
+    let backend = Backend::start(|_, mut stream| {
+        let idempotent = read_head(&mut stream).starts_with("GET");
+        write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n").unwrap();
+        for number in 0..500 {
+            write!(stream, "{}", number % 10).unwrap();
+            if !idempotent && number == 250 {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    });
+    let worker = Harness::start(&[backend.address]);
+    for method in ["GET", "POST"] {
+        let answer = worker.client().ask(&format!("{method} / HTTP/1.1\r\nhost: h\r\n\r\n"));
+        assert_eq!(answer.text(), "0123456789".repeat(50), "{method}");
+    }
+}

@@ -255,3 +255,47 @@ fn get_on_an_instance_that_dies_is_held_for_the_next_one() {
     worker.set(0, 2, TrafficState::In);
     assert_eq!(asking.join().unwrap().text(), "alive");
 }
+
+#[test]
+fn chunked_body_in_small_pieces_is_sent_again_whole_with_its_trailers() {
+    let (bad, requests) = failing_after_body(true);
+    let (good, _) = failing_after_body(false);
+    let worker = Harness::start(&[bad.address, good.address]);
+    for _ in 0..2 {
+        let mut client = worker.client();
+        let head = b"PUT / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n";
+        client.0.write_all(head).unwrap();
+        for number in 0..200 {
+            client.0.write_all(format!("1\r\n{}\r\n", number % 10).as_bytes()).unwrap();
+        }
+        client.0.write_all(b"0\r\nx-sum: 200\r\n\r\n").unwrap();
+        let answer = client.answer(false);
+        assert_eq!(answer.text(), format!("{}x-sum: 200", "0123456789".repeat(20)));
+    }
+    assert!(requests.load(Ordering::SeqCst) >= 1);
+}
+
+/// Reads a chunked request with trailers; then closes, or answers with what it got.
+fn failing_after_body(fails: bool) -> (Backend, Arc<AtomicUsize>) {
+    let requests = Arc::new(AtomicUsize::new(0));
+    let count = requests.clone();
+    let backend = Backend::start(move |_, mut stream| {
+        read_head(&mut stream);
+        let mut body = String::new();
+        loop {
+            let size = usize::from_str_radix(read_line(&mut stream).trim(), 16).unwrap();
+            if size == 0 {
+                break;
+            }
+            let mut chunk = vec![0; size + 2];
+            std::io::Read::read_exact(&mut stream, &mut chunk).unwrap();
+            body.push_str(std::str::from_utf8(&chunk[..size]).unwrap());
+        }
+        body.push_str(read_head(&mut stream).trim());
+        count.fetch_add(1, Ordering::SeqCst);
+        if !fails {
+            answer(&mut stream, &body);
+        }
+    });
+    (backend, requests)
+}
