@@ -120,7 +120,7 @@ impl Reason {
     }
 
     /// The status code of the answer: 504 for time-outs of the backend, 502 for its other failures, 503 when there is
-    /// nobody to ask, 4xx for the client's faults. 499 is only ever logged: the client is gone.
+    /// nobody to ask, 4xx for the client's faults. 499 is only ever logged.
     pub const fn status(self) -> u16 {
         match self {
             Self::ConnectTimeout | Self::SendTimeout | Self::ResponseTimeout => 504,
@@ -146,6 +146,14 @@ impl Reason {
             Self::ClientTimeout => 408,
             Self::ClientAborted => 499,
             Self::Loop => 508,
+        }
+    }
+
+    /// The status code on the wire: a client that gave up in the middle of its request may still be listening.
+    pub const fn status_sent(self) -> u16 {
+        match self {
+            Self::ClientAborted => 400,
+            other => other.status(),
         }
     }
 }

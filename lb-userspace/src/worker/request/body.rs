@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use super::joined::Joined;
 use crate::limits::REPLAY_BYTES_MAX;
 use crate::reason::Reason;
+use crate::worker::connection::Client;
 
 /// Why the body cannot be sent on.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -22,7 +23,8 @@ pub struct BodyError(pub Reason);
 /// Where a request's body comes from, shared by all its tries.
 pub struct BodySource {
     incoming: RefCell<Incoming>,
-    bytes_max: Option<u64>,
+    client: Rc<Client>,
+    bytes_max: Cell<Option<u64>>,
     bytes: Cell<u64>,
     /// The body from its beginning, as long as it is kept.
     kept: RefCell<Joined>,
@@ -41,12 +43,13 @@ enum Part {
 }
 
 impl BodySource {
-    /// `bytes_max`: a longer body is refused.
-    pub fn new(incoming: Incoming, bytes_max: Option<u64>) -> Self {
+    /// The body of the request that `client` has begun last.
+    pub fn new(incoming: Incoming, client: Rc<Client>) -> Self {
         let ended = Cell::new(incoming.is_end_stream());
         Self {
             incoming: RefCell::new(incoming),
-            bytes_max,
+            client,
+            bytes_max: Cell::new(None),
             bytes: Cell::new(0),
             kept: RefCell::default(),
             trailers: RefCell::default(),
@@ -55,6 +58,11 @@ impl BodySource {
             ended,
             waiting: Cell::new(false),
         }
+    }
+
+    /// A longer body is refused from now on.
+    pub fn limit(&self, bytes_max: Option<u64>) {
+        self.bytes_max.set(bytes_max);
     }
 
     /// Whether the whole body can be sent once more.
@@ -94,7 +102,7 @@ impl BodySource {
                 self.ended.set(true);
                 return Poll::Ready(None);
             }
-            Some(Err(_)) => Err(Reason::ClientAborted),
+            Some(Err(_)) => Err(self.client.gate.violation().unwrap_or(Reason::ClientAborted)),
             Some(Ok(frame)) => self.count(frame),
         };
         // Nothing comes after trailers, though nobody says so.
@@ -115,7 +123,7 @@ impl BodySource {
             }
         };
         self.bytes.set(self.bytes.get() + data.len() as u64);
-        if self.bytes_max.is_some_and(|max| self.bytes.get() > max) {
+        if self.bytes_max.get().is_some_and(|max| self.bytes.get() > max) {
             return Err(Reason::BodyTooLarge);
         }
         Ok(Part::Data(data))

@@ -20,7 +20,8 @@ pub fn answer(mut record: Box<Record>, reason: Reason) -> Response<ResponseBody>
     let body = Bytes::from(format!("{}\n", reason.name()));
     record.bytes_sent = body.len() as u64;
     let mut response = Response::new(ResponseBody::Whole(body));
-    *response.status_mut() = StatusCode::from_u16(reason.status()).expect("reasons have valid status codes");
+    *response.status_mut() =
+        StatusCode::from_u16(reason.status_sent()).expect("reasons have valid status codes");
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     if reason.status() == 503 {

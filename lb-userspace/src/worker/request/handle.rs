@@ -61,7 +61,6 @@ async fn relay(record: &mut Record, request: Request<Incoming>) -> Result<Relaye
         let now = if record.tries == 0 && !next.waited { record.started } else { Instant::now() };
         record.begin_try(next.picked, now);
         let tried = try_once(record, &prepared, &upstream, next.fresh).await;
-        record.bytes_received = prepared.received();
         match tried {
             Ok(relayed) => return Ok(relayed),
             Err(failed) => tries.after(&failed, record, &prepared, &upstream)?,
@@ -81,7 +80,7 @@ async fn try_once(
     upstream: &LocalUpstream,
     fresh: bool,
 ) -> Result<Relayed, TryFailed> {
-    let may_repeat = prepared.idempotent && prepared.is_replayable();
+    let may_repeat = prepared.idempotent && record.is_replayable();
     let mut connection = match pooled(record, may_repeat, fresh) {
         Some(connection) => connection,
         None => {
@@ -104,7 +103,7 @@ async fn try_once(
     let around = Surroundings {
         upstream: &upstream.shared,
         timer: &record.client.timer,
-        source: prepared.source.as_deref(),
+        source: record.source.as_deref(),
         idempotent: prepared.idempotent,
         may_repeat,
         now,

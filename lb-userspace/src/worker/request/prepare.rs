@@ -22,8 +22,6 @@ const PASSES_MAX: usize = 8;
 /// A request that has passed all checks.
 pub struct Prepared {
     headers: HeaderMap,
-    /// Its body, if it has one.
-    pub source: Option<Rc<BodySource>>,
     length: Option<u64>,
     /// See `retry::is_idempotent`.
     pub idempotent: bool,
@@ -32,19 +30,9 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Whether the whole request can be sent once more.
-    pub fn is_replayable(&self) -> bool {
-        self.source.as_ref().is_none_or(|source| source.is_replayable())
-    }
-
-    /// Bytes of body read from the client.
-    pub fn received(&self) -> u64 {
-        self.source.as_ref().map_or(0, |source| source.bytes())
-    }
-
     /// The request for one try on the backend that `record` names.
     pub fn request(&self, record: &Record) -> Request<RequestBody> {
-        let body = match &self.source {
+        let body = match &record.source {
             Some(source) => RequestBody::new(source.clone(), self.length),
             None => RequestBody::empty(),
         };
@@ -72,6 +60,8 @@ pub fn prepare(
     request: Request<Incoming>,
 ) -> Result<(Prepared, Rc<LocalUpstream>), Reason> {
     let (mut parts, body) = request.into_parts();
+    let length = body.size_hint().exact();
+    record.source = (!body.is_end_stream()).then(|| Rc::new(BodySource::new(body, record.client.clone())));
     record.method = parts.method.clone();
     record.uri = target::normalise(&mut parts).inspect_err(|_| record.uri = parts.uri.clone())?;
     if let Some(id) = parts.headers.get(X_REQUEST_ID) {
@@ -96,16 +86,17 @@ pub fn prepare(
     }
     record.phase = Phase::Route;
     let upstream = find_route(record)?;
-    let length = body.size_hint().exact();
     let bytes_max = record.route.as_ref().and_then(|route| route.body_bytes_max);
     if length.zip(bytes_max).is_some_and(|(length, max)| length > max) {
         return Err(Reason::BodyTooLarge);
     }
-    let source = (!body.is_end_stream()).then(|| Rc::new(BodySource::new(body, bytes_max)));
-    let upgrade = protocols::asked(&parts.method, parts.version, &parts.headers, source.is_some());
+    if let Some(source) = &record.source {
+        source.limit(bytes_max);
+    }
+    let upgrade = protocols::asked(&parts.method, parts.version, &parts.headers, record.source.is_some());
     let headers = backend_headers(record, parts.headers)?;
     let idempotent = retry::is_idempotent(&record.method);
-    Ok((Prepared { headers, source, length, idempotent, upgrade }, upstream))
+    Ok((Prepared { headers, length, idempotent, upgrade }, upstream))
 }
 
 fn find_route(record: &mut Record) -> Result<Rc<LocalUpstream>, Reason> {

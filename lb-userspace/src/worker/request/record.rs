@@ -9,6 +9,7 @@ use std::sync::Arc;
 use http::{HeaderValue, Method, Uri};
 use tokio::time::Instant;
 
+use super::body::BodySource;
 use super::exchange::{Phase, TryFailed};
 use super::pick::{self, Picked};
 use super::retry;
@@ -33,6 +34,8 @@ pub struct Record {
     pub route: Option<Arc<CompiledRoute>>,
     /// Its upstream, once found.
     pub upstream: Option<Rc<LocalUpstream>>,
+    /// Its body, if it has one.
+    pub source: Option<Rc<BodySource>>,
     /// The backend that has it, counted as active there.
     pub picked: Option<Picked>,
     /// As sent to the backend.
@@ -94,6 +97,7 @@ impl Record {
             client,
             route: None,
             upstream: None,
+            source: None,
             picked: None,
             request_id: HeaderValue::from_static(""),
             method: Method::GET,
@@ -118,6 +122,11 @@ impl Record {
             backend: None,
             finished: false,
         })
+    }
+
+    /// Whether the whole request can be sent once more.
+    pub fn is_replayable(&self) -> bool {
+        self.source.as_ref().is_none_or(|source| source.is_replayable())
     }
 
     /// A try on this backend begins.
@@ -149,6 +158,7 @@ impl Record {
         }
         self.reason = reason;
         self.ended = now;
+        self.bytes_received += self.source.as_ref().map_or(0, |source| source.bytes());
         self.client.last_active(now);
         if let Some(picked) = self.picked.take()
             && reason.is_none()

@@ -50,6 +50,9 @@ impl Arriving {
         early: Vec<Frame<Bytes>>,
         record: Box<Record>,
     ) -> Self {
+        if let Some(source) = &record.source {
+            source.stop_keeping();
+        }
         let progress = Progress::new(record.answered.unwrap_or(record.started));
         Self { connection: Some(connection), incoming, early: early.into(), record, progress }
     }
@@ -68,12 +71,13 @@ impl Arriving {
                 self.complete();
                 return Poll::Ready(None);
             }
-            Poll::Ready(Some(Err(error))) => Broken::of(&error, None),
+            Poll::Ready(Some(Err(error))) => Broken::of(&error, self.record.source.as_deref()),
             Poll::Pending => {
                 let client = self.record.client.clone();
                 let timer = &client.timer;
                 let meters = connection.meters.clone();
-                match self.progress.poll_stalled(&meters, &upstream.shared, None, timer, cx) {
+                let source = self.record.source.as_deref();
+                match self.progress.poll_stalled(&meters, &upstream.shared, source, timer, cx) {
                     Poll::Ready(reason) => Broken { reason, detail: String::new() },
                     Poll::Pending => return Poll::Pending,
                 }

@@ -94,7 +94,7 @@ impl Tries {
         let known = Failed { reason: failed.reason, sent: failed.sent, stale: failed.stale, gone };
         let request = Retriable {
             idempotent: prepared.idempotent,
-            replayable: prepared.is_replayable(),
+            replayable: record.is_replayable(),
             attempts: record.attempts,
             tries: record.tries,
         };

@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::fd::AsFd;
 
 use super::harness::*;
 
@@ -180,4 +181,67 @@ fn old_clients_get_no_chunks_and_are_closed() {
     let answer = worker.client().ask("GET / HTTP/1.0\r\nhost: h\r\n\r\n");
     assert_eq!((answer.status, answer.text()), (200, "abc"));
     assert!(answer.header("transfer-encoding").is_none(), "{}", answer.head);
+}
+
+/// Answers before it has read the request's body, and ends the answer when it has read so many bytes.
+fn answers_early(bytes: usize) -> Backend {
+    Backend::start(move |_, mut stream| {
+        read_head(&mut stream);
+        stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n").unwrap();
+        if stream.read_exact(&mut vec![0; bytes]).is_ok() {
+            stream.write_all(b"0\r\n\r\n").unwrap();
+        }
+    })
+}
+
+#[test]
+fn client_that_pauses_while_its_answer_arrives_is_no_failure_of_the_backend() {
+    let backend = answers_early(10);
+    let worker =
+        Harness::start_with(&[backend.address], |snapshot| snapshot.upstreams[0].read_timeout_ms = 100);
+    let mut client = worker.client();
+    client.0.write_all(b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 10\r\n\r\n12345").unwrap();
+    client.0.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert!(read_head(&mut client.0).contains("200 OK"));
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    client.0.write_all(b"67890").unwrap();
+    let mut rest = [0; 12];
+    client.0.read_exact(&mut rest).unwrap();
+    assert_eq!(&rest, b"2\r\nab\r\n0\r\n\r\n");
+    assert_eq!(worker.receive(std::time::Duration::from_millis(50)), None, "no failure is reported");
+}
+
+#[test]
+fn request_that_breaks_while_its_answer_arrives_is_the_clients_fault() {
+    let backend = answers_early(100);
+    let worker = Harness::start(&[backend.address]);
+    let errors = tempfile::NamedTempFile::new().unwrap();
+    worker.attach(crate::link::Attachment::ErrorLog, errors.reopen().unwrap().as_fd());
+    let mut client = worker.client();
+    client
+        .0
+        .write_all(b"POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n5\r\n12345\r\n")
+        .unwrap();
+    client.0.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert!(read_head(&mut client.0).contains("200 OK"));
+    client.0.write_all(b"nonsense\r\n").unwrap();
+    let logged = || std::io::read_to_string(errors.reopen().unwrap()).unwrap();
+    wait_until("it is logged", || logged().contains('\n'));
+    assert!(logged().contains("\"reason\":\"bad_request\""), "{}", logged());
+    assert_eq!(worker.receive(std::time::Duration::from_millis(50)), None, "no failure is reported");
+}
+
+#[test]
+fn body_that_breaks_after_the_head_is_400_and_never_499() {
+    for (rest, reason) in [("5\r\nhello\r\nzz\r\n", "bad_request"), ("5\r\nhe", "client_aborted")] {
+        let backend = mirror();
+        let worker = Harness::start(&[backend.address]);
+        let mut client = worker.client();
+        client.0.write_all(b"POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n").unwrap();
+        wait_until("the request is under way", || worker.active(0) == 1);
+        client.0.write_all(rest.as_bytes()).unwrap();
+        client.0.shutdown(std::net::Shutdown::Write).unwrap();
+        let answer = client.answer(false);
+        assert_eq!((answer.status, answer.reason()), (400, reason));
+    }
 }
