@@ -32,8 +32,14 @@ pub const CLIENT_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 pub const CLIENT_BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Idle time after which a pooled backend connection is closed; below the 5 s of common backends.
 pub const POOL_IDLE_TIMEOUT: Duration = Duration::from_millis(4_500);
-/// Unread request body that we read away so that the connection can be kept.
-pub const DISCARD_BYTES_MAX: u64 = 64 * 1024;
+/// Time that a client which still sends after its last answer is read from.
+pub const LINGER_TIME_MAX: Duration = Duration::from_secs(30);
+/// Time between two reads then.
+pub const LINGER_IDLE: Duration = Duration::from_secs(2);
+/// Bytes read and thrown away then.
+pub const LINGER_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Connections of one worker of which that is done at one time.
+pub const LINGERING_MAX: usize = 1_024;
 /// Bytes of captured output kept in memory for each stream of an instance.
 pub const OUTPUT_RING_BYTES: usize = 64 * 1024;
 /// Bytes of captured output waiting for the disk, for each file; beyond it lines are dropped and counted.

@@ -10,6 +10,7 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -17,16 +18,19 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::linger::{Rest, linger};
 use super::metered::{Metered, Meters, Stream};
 use super::metrics::ThreadMetrics;
 use super::request::framing::Phase as GatePhase;
 use super::request::gate::{Gate, GateHandle};
 use super::request::handle::handle;
 use super::request::upgrade::PendingTunnel;
+use super::shared::Shared;
 use super::thread::Thread;
 use super::timer::Timer;
 use crate::limits::{
@@ -222,7 +226,7 @@ pub fn start(
 ) {
     if overloaded {
         thread.metrics.connections_refused.add(1);
-        let _ = stream.try_write(OVERLOADED);
+        tokio::task::spawn_local(refuse(thread.shared.clone(), stream));
         return;
     }
     let _ = stream.set_nodelay(true);
@@ -282,13 +286,27 @@ async fn serve(entry: Entry, client: Rc<Client>, gate: Gate<TokioIo<Metered>>) {
     match ended {
         Ended::ByItself(Ok(())) => {
             let tunnel = client.tunnel.borrow_mut().take();
-            if let Some(tunnel) = tunnel {
-                let parts = server.into_parts();
-                tunnel.relay(parts.io, parts.read_buf).await;
+            let parts = server.into_parts();
+            match tunnel {
+                Some(tunnel) => tunnel.relay(parts.io, parts.read_buf).await,
+                None => {
+                    let is_complete = client.gate.phase() == GatePhase::Idle;
+                    let rest = if is_complete { Rest::Possible } else { Rest::Expected };
+                    let mut socket = parts.io.into_inner().into_inner();
+                    linger(&mut socket, &entry.thread.shared.lingering, rest).await;
+                }
             }
         }
         Ended::ByItself(Err(error)) => log::debug!("connection ended peer={} error={error}", client.peer),
         Ended::Overdue(what) => log::debug!("connection overdue peer={} {what}", client.peer),
+    }
+}
+
+/// Tells a client that it is one too many.
+async fn refuse(shared: Arc<Shared>, mut stream: TcpStream) {
+    let _ = stream.try_write(OVERLOADED);
+    if stream.shutdown().await.is_ok() {
+        linger(&mut stream, &shared.lingering, Rest::Expected).await;
     }
 }
 

@@ -9,6 +9,7 @@ pub mod access_log;
 mod connection;
 pub mod error_log;
 mod hardening;
+mod linger;
 mod listener;
 pub mod log_queue;
 mod main_thread;

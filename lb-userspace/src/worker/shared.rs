@@ -28,6 +28,8 @@ pub struct Shared {
     pub error_log: OnceLock<LogQueue>,
     /// Open client connections.
     pub connections: AtomicUsize,
+    /// Those that only linger.
+    pub lingering: AtomicUsize,
     /// Requests waiting for a backend.
     pub held: AtomicUsize,
     /// Per slot the instance whose failure was reported last.
@@ -39,9 +41,9 @@ impl Shared {
     /// Joins what the master attached.
     pub fn new(table: BackendTable, activity: ActivityTable, reports: mpsc::Sender<FromWorker>) -> Self {
         let failed = (0..BACKENDS_MAX).map(|_| AtomicU64::new(0)).collect();
-        let (connections, held) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (connections, lingering, held) = Default::default();
         let (access_log, error_log) = (OnceLock::new(), OnceLock::new());
-        Self { table, activity, access_log, error_log, connections, held, failed, reports }
+        Self { table, activity, access_log, error_log, connections, lingering, held, failed, reports }
     }
 
     /// Log records that were lost.

@@ -1,6 +1,7 @@
 //! The request body on its way to a backend: bound in size, and kept for a retry as long as it is small.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -10,6 +11,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::framing::Phase as GatePhase;
 use super::joined::Joined;
 use crate::limits::REPLAY_BYTES_MAX;
 use crate::reason::Reason;
@@ -34,6 +36,8 @@ pub struct BodySource {
     failure: Cell<Option<Reason>>,
     ended: Cell<bool>,
     waiting: Cell<bool>,
+    /// The client sends nothing before it is told to go on, and nobody has done so: asking for bytes would.
+    withheld: Cell<bool>,
 }
 
 /// A part of a body.
@@ -57,7 +61,13 @@ impl BodySource {
             failure: Cell::new(None),
             ended,
             waiting: Cell::new(false),
+            withheld: Cell::new(false),
         }
+    }
+
+    /// The client expects to be told that it may send it.
+    pub fn withhold(&self) {
+        self.withheld.set(true);
     }
 
     /// A longer body is refused from now on.
@@ -90,10 +100,27 @@ impl BodySource {
         self.waiting.get()
     }
 
+    /// Whether all of it was read, so that the next request can follow.
+    pub fn is_read(&self) -> bool {
+        self.ended.get() && self.failure.get().is_none()
+    }
+
+    /// Reads away a body that has come already, so that the connection can be kept. What the client has yet to send is not waited for.
+    pub async fn discard_what_came(&self) {
+        poll_fn(|cx| {
+            while !self.is_read() && !self.withheld.get() && self.client.gate.phase() != GatePhase::Body {
+                let Some(Ok(_)) = ready!(self.poll_client(cx)) else { break };
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
     fn poll_client(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, BodyError>>> {
         if let Some(reason) = self.failure.get() {
             return Poll::Ready(Some(Err(BodyError(reason))));
         }
+        self.withheld.set(false);
         let polled = Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx);
         self.waiting.set(polled.is_pending());
         let Poll::Ready(frame) = polled else { return Poll::Pending };

@@ -27,7 +27,7 @@ pub fn answer(mut record: Box<Record>, reason: Reason) -> Response<ResponseBody>
     if reason.status() == 503 {
         headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
-    if leaves_framing_uncertain(reason) {
+    if leaves_framing_uncertain(reason) || !record.is_read() {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if record.served.shared.snapshot.reason_header {
@@ -47,7 +47,5 @@ fn leaves_framing_uncertain(reason: Reason) -> bool {
             | Reason::NotImplemented
             | Reason::ClientTimeout
             | Reason::ClientAborted
-            | Reason::BodyTooLarge
-            | Reason::ExpectationFailed
     )
 }

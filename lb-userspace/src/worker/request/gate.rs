@@ -19,7 +19,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 
 use super::framing::{Framing, Pause};
-use crate::limits::{DISCARD_BYTES_MAX, HEAD_BYTES_MAX};
+use crate::limits::HEAD_BYTES_MAX;
 use crate::reason::Reason;
 use handle::{PHASES, Shared};
 
@@ -40,7 +40,6 @@ pub struct Gate<I> {
     ready: usize,
     /// Whether `held` has bytes beyond `ready` that were not judged yet.
     unjudged: bool,
-    discarded: u64,
     shared: Arc<Shared>,
 }
 
@@ -52,7 +51,7 @@ enum State {
     Upgrade,
     /// Gives the substitute, from this byte on.
     Substitute(usize),
-    /// Gives nothing; what the client sends is thrown away.
+    /// Gives nothing; what the client still sends is for who closes the connection.
     Refused,
     /// Gives an error.
     Broken,
@@ -69,7 +68,6 @@ impl<I> Gate<I> {
             held: BytesMut::new(),
             ready: 0,
             unjudged: false,
-            discarded: 0,
             shared: shared.clone(),
         };
         (gate, GateHandle(shared))
@@ -272,21 +270,6 @@ impl<I: Read + Unpin> Gate<I> {
         }
         Poll::Pending
     }
-
-    /// Throws away what has come, so that closing does not reset the connection under our answer.
-    fn discard(&mut self, cx: &mut Context<'_>) {
-        while self.discarded < DISCARD_BYTES_MAX {
-            let mut space = [const { MaybeUninit::<u8>::uninit() }; READ_BYTES];
-            let mut read = ReadBuf::uninit(&mut space);
-            match Pin::new(&mut self.io).poll_read(cx, read.unfilled()) {
-                Poll::Ready(Ok(())) if !read.filled().is_empty() => {
-                    self.discarded += read.filled().len() as u64
-                }
-                Poll::Pending => return,
-                Poll::Ready(_) => self.discarded = DISCARD_BYTES_MAX,
-            }
-        }
-    }
 }
 
 /// What a read led to.
@@ -312,10 +295,8 @@ impl<I: Read + Unpin> Read for Gate<I> {
             }
             match gate.state {
                 State::Upgrade => return gate.read_ahead(cx),
-                State::Refused => {
-                    gate.discard(cx);
-                    return Poll::Pending;
-                }
+                // Nothing is waited for: the substitute is answered without reading on.
+                State::Refused => return Poll::Pending,
                 _ if gate.held.is_empty() && gate.framing.opaque_bytes() > 0 => {
                     return gate.read_opaque(cx, &mut buf);
                 }
@@ -346,11 +327,7 @@ impl<I: Read + Write + Unpin> Write for Gate<I> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let gate = self.get_mut();
-        if matches!(gate.state, State::Refused | State::Broken) {
-            gate.discard(cx);
-        }
-        Pin::new(&mut gate.io).poll_shutdown(cx)
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -8,7 +8,8 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
-use http::{Request, Response, StatusCode, Version};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -43,7 +44,12 @@ pub async fn handle(
     let client = record.client.clone();
     let response = match relayed {
         Ok(relayed) => relayed.into_response(record),
-        Err(reason) => failure::answer(record, reason),
+        Err(reason) => {
+            if let Some(source) = &record.source {
+                source.discard_what_came().await;
+            }
+            failure::answer(record, reason)
+        }
     };
     if response.status() != StatusCode::SWITCHING_PROTOCOLS && client.gate.phase() == GatePhase::Upgrade {
         client.gate.upgrade_refused();
@@ -170,6 +176,10 @@ impl Relayed {
         strip_hop_by_hop(&mut parts.headers);
         if let Some(route) = record.route.as_ref().filter(|route| !route.response_headers.is_empty()) {
             apply(&route.response_headers, &mut parts.headers, &record.variables());
+        }
+        if !record.is_read() {
+            // The rest of the request will not be read: who sends it is told.
+            parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         record.phase = Phase::ResponseBody;
         let body = match early {

@@ -63,6 +63,9 @@ pub fn prepare(
     let length = body.size_hint().exact();
     record.source = (!body.is_end_stream()).then(|| Rc::new(BodySource::new(body, record.client.clone())));
     record.method = parts.method.clone();
+    if let Some(source) = record.source.as_ref().filter(|_| parts.headers.contains_key(EXPECT)) {
+        source.withhold();
+    }
     record.uri = target::normalise(&mut parts).inspect_err(|_| record.uri = parts.uri.clone())?;
     if let Some(id) = parts.headers.get(X_REQUEST_ID) {
         record.request_id = id.clone();

@@ -124,6 +124,11 @@ impl Record {
         })
     }
 
+    /// Whether the request was read to its end, so that another may follow on the connection.
+    pub fn is_read(&self) -> bool {
+        self.source.as_ref().is_none_or(|source| source.is_read())
+    }
+
     /// Whether the whole request can be sent once more.
     pub fn is_replayable(&self) -> bool {
         self.source.as_ref().is_none_or(|source| source.is_replayable())

@@ -2,6 +2,7 @@
 
 mod answers;
 mod bodies;
+mod early;
 mod harness;
 mod hold;
 mod life;
