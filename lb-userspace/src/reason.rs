@@ -22,13 +22,13 @@ pub enum Reason {
     ResponseMalformed,
     /// A pooled connection died under a request that must not be sent twice.
     StaleConnection,
-    /// No backend may take the request, and none is expected soon.
+    /// No backend may take the request, and none is expected soon, or holding is off.
     NoBackend,
-    /// The only backends are starting and holding is off.
+    /// An instance is starting, or not ready, and holding is off.
     BackendStarting,
     /// The request waited `hold_timeout` for a backend.
     HeldTooLong,
-    /// More requests wait already than `limits::HELD_MAX` allows.
+    /// More requests wait already than `limits::HELD_MAX` allows, for this upstream or for all.
     HeldTooMany,
     /// No route matches host and path.
     NoRoute,

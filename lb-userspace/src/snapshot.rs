@@ -61,8 +61,10 @@ pub struct ServedUpstream {
     pub drain_timeout_ms: u64,
     /// Retries as a share of requests.
     pub retry_budget: f64,
-    /// Its backends.
+    /// Its backends that have an address.
     pub backends: Vec<ServedBackend>,
+    /// How many more will have one without an operator's doing: requests may wait for them.
+    pub unplaced: usize,
 }
 
 /// A backend as workers see it.

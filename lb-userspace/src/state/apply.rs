@@ -314,9 +314,11 @@ impl Turn<'_> {
 
     fn give_row(&mut self, name: &Name, upstream: &str, weight: u32) -> bool {
         let Some(slot) = self.state.slots.allocate() else { return false };
+        let is_wanted = self.state.instances.get(name).is_some_and(|instance| instance.goal == Goal::Up);
         let backend = Backend {
             supervised: Some(name.clone()),
             weight,
+            expected: is_wanted,
             ..Backend::new(upstream, name.to_string(), slot)
         };
         self.state.backends.insert(slot, backend);

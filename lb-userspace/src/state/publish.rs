@@ -1,6 +1,6 @@
 //! The numbered picture that workers serve, and what its acknowledgement sets free.
 
-use super::backend::Written;
+use super::backend::{Backend, Written};
 use super::event::{Effect, InstanceId, Slot};
 use super::step::Turn;
 use crate::config::model::{Model, Upstream};
@@ -36,6 +36,7 @@ impl Turn<'_> {
     }
 
     fn served(&self, upstream: &Upstream) -> ServedUpstream {
+        let unplaced = |backend: &&Backend| backend.address.is_none() && backend.expected;
         let backends = self.backends_of(&upstream.name).filter_map(|backend| {
             let address = backend.address.clone()?;
             Some(ServedBackend {
@@ -56,6 +57,7 @@ impl Turn<'_> {
             drain_timeout_ms: millis(upstream.drain_timeout),
             retry_budget: upstream.retry_budget,
             backends: backends.collect(),
+            unplaced: self.backends_of(&upstream.name).filter(unplaced).count(),
         }
     }
 

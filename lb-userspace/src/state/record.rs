@@ -45,6 +45,9 @@ impl Turn<'_> {
         let Some(backend) = self.backend_of(name) else { return };
         if backend.expected == rests {
             backend.expected = !rests;
+            // Workers do not look at its row before it has an address.
+            let unplaced = backend.address.is_none();
+            self.publish_due |= unplaced;
             if let Some(slot) = slot {
                 self.write_row(slot, cause, actor);
             }

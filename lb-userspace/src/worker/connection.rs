@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -64,6 +66,8 @@ pub struct Client {
     stall: Cell<Option<(u64, Instant)>>,
     closing: Cell<bool>,
     requests: Cell<u64>,
+    /// The socket, which the gate owns.
+    socket: RawFd,
     waker: RefCell<Option<Waker>>,
     counted: Cell<(u64, u64)>,
     last_active: Cell<Instant>,
@@ -114,6 +118,15 @@ impl Client {
             self.waiting.set(Waiting::Refused(Instant::now()));
             self.gate.refuse_head(Reason::ClientTimeout);
         }
+    }
+
+    /// Whether the client has closed its side. hyper does not see that while bytes of a further request wait before it.
+    pub fn has_left(&self) -> bool {
+        // SAFETY: a request in progress asks, which only hyper's connection polls, and that owns the socket.
+        let socket = unsafe { BorrowedFd::borrow_raw(self.socket) };
+        let mut asked = [PollFd::new(&socket, PollFlags::RDHUP)];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut asked, Some(&at_once)).is_ok_and(|count| count > 0)
     }
 
     /// A request was over at this time: from then on the client is idle.
@@ -231,6 +244,7 @@ pub fn start(
     }
     let _ = stream.set_nodelay(true);
     let now = Instant::now();
+    let socket = stream.as_raw_fd();
     let (metered, meters) = Metered::new(Stream::Tcp(stream));
     let (gate, handle) = Gate::new(TokioIo::new(metered));
     let client = Rc::new(Client {
@@ -244,6 +258,7 @@ pub fn start(
         waiting: Cell::new(Waiting::Head(now)),
         stall: Cell::new(None),
         requests: Cell::new(0),
+        socket,
         closing: Cell::new(thread.draining.get().is_some()),
         waker: RefCell::new(None),
         counted: Cell::new((0, 0)),

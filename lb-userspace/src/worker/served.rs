@@ -45,12 +45,17 @@ pub struct Upstream {
     pub drain_timeout: Duration,
     /// Per backend what `ip_hash` knows it by.
     pub keys: Vec<u64>,
-    /// Idle connections of all threads; outlives the snapshot.
+    /// Requests that wait in places of its own.
+    pub held: Arc<AtomicUsize>,
+    /// Idle connections of all threads.
     idle: Arc<AtomicUsize>,
 }
 
 impl Upstream {
-    fn new(served: &ServedUpstream, idle: Arc<AtomicUsize>) -> Self {
+    /// What is counted goes on from `before`.
+    fn new(served: &ServedUpstream, before: Option<&Self>) -> Self {
+        let (held, idle) =
+            before.map(|before| (before.held.clone(), before.idle.clone())).unwrap_or_default();
         Self {
             connect_timeout: Duration::from_millis(served.connect_timeout_ms),
             send_timeout: Duration::from_millis(served.send_timeout_ms),
@@ -59,18 +64,18 @@ impl Upstream {
             drain_timeout: Duration::from_millis(served.drain_timeout_ms),
             keys: served.backends.iter().map(|backend| crate::balance::key(&backend.name)).collect(),
             served: served.clone(),
+            held,
             idle,
         }
     }
 }
 
 impl Served {
-    /// Prepares `snapshot`; counts of idle connections go on from `before`.
+    /// Prepares `snapshot`; counts go on from `before`.
     pub fn new(snapshot: Snapshot, before: Option<&Self>) -> Self {
         let upstreams = snapshot.upstreams.iter().map(|upstream| {
-            let idle = before.and_then(|before| before.upstreams.get(&upstream.name));
-            let idle = idle.map_or_else(Arc::default, |upstream| upstream.idle.clone());
-            (upstream.name.clone(), Arc::new(Upstream::new(upstream, idle)))
+            let before = before.and_then(|before| before.upstreams.get(&upstream.name));
+            (upstream.name.clone(), Arc::new(Upstream::new(upstream, before.map(|before| &**before))))
         });
         let via = HeaderValue::try_from(format!("1.1 lbctl-{}", pseudonym(&snapshot.node)))
             .expect("a pseudonym has token characters only");
@@ -177,6 +182,7 @@ mod tests {
             drain_timeout_ms: 1,
             retry_budget: 0.2,
             backends: Vec::new(),
+            unplaced: 0,
         };
         Snapshot { node: "edge 1".into(), upstreams: vec![upstream], ..Snapshot::default() }
     }

@@ -1,7 +1,7 @@
 //! What all threads of a worker share: the tables, the bounds that count over threads, and the way back to the master.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use lb_common::limits::BACKENDS_MAX;
 use tokio::sync::mpsc;
@@ -32,6 +32,8 @@ pub struct Shared {
     pub lingering: AtomicUsize,
     /// Requests waiting for a backend.
     pub held: AtomicUsize,
+    /// Those among them that have one of the places that all upstreams share.
+    pub held_common: Arc<AtomicUsize>,
     /// Per slot the instance whose failure was reported last.
     failed: Box<[AtomicU64]>,
     reports: mpsc::Sender<FromWorker>,
@@ -41,9 +43,20 @@ impl Shared {
     /// Joins what the master attached.
     pub fn new(table: BackendTable, activity: ActivityTable, reports: mpsc::Sender<FromWorker>) -> Self {
         let failed = (0..BACKENDS_MAX).map(|_| AtomicU64::new(0)).collect();
-        let (connections, lingering, held) = Default::default();
+        let (connections, lingering, held, held_common) = Default::default();
         let (access_log, error_log) = (OnceLock::new(), OnceLock::new());
-        Self { table, activity, access_log, error_log, connections, lingering, held, failed, reports }
+        Self {
+            table,
+            activity,
+            access_log,
+            error_log,
+            connections,
+            lingering,
+            held,
+            held_common,
+            failed,
+            reports,
+        }
     }
 
     /// Log records that were lost.

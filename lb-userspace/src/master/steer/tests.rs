@@ -150,6 +150,7 @@ fn served() -> ServedUpstream {
         drain_timeout_ms: 1,
         retry_budget: upstream.retry_budget,
         backends: Vec::new(),
+        unplaced: 0,
     }
 }
 

@@ -3,6 +3,7 @@
 mod desk;
 mod health;
 mod life;
+mod publish;
 mod reload;
 mod replace;
 mod restart;

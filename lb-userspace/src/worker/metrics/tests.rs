@@ -183,6 +183,7 @@ fn what_the_snapshot_no_longer_names_is_forgotten() {
         drain_timeout_ms: 1,
         retry_budget: 0.2,
         backends: vec![backend],
+        unplaced: 0,
     };
     metrics.forget_others(&Snapshot { upstreams: vec![upstream], ..Snapshot::default() });
     let text = text(&metrics);

@@ -58,18 +58,16 @@ pub async fn handle(
 }
 
 async fn relay(record: &mut Record, request: Request<Incoming>) -> Result<Relayed, Reason> {
-    let (prepared, upstream) = prepare(record, request)?;
-    upstream.budget.borrow_mut().earn();
+    let prepared = prepare(record, request)?;
     let mut tries = Tries::default();
     loop {
         record.phase = Phase::Queue;
-        let next = tries.next(record, &upstream).await?;
+        let next = tries.next(record).await?;
         let now = if record.tries == 0 && !next.waited { record.started } else { Instant::now() };
-        record.begin_try(next.picked, now);
-        let tried = try_once(record, &prepared, &upstream, next.fresh).await;
-        match tried {
+        record.begin_try(&next.upstream, next.picked, now);
+        match try_once(record, &prepared, &next.upstream, next.fresh).await {
             Ok(relayed) => return Ok(relayed),
-            Err(failed) => tries.after(&failed, record, &prepared, &upstream)?,
+            Err(failed) => tries.after(&failed, record, &prepared, next.upstream)?,
         }
     }
 }

@@ -136,10 +136,20 @@ pub fn anyone_in(table: &BackendTable, upstream: &LocalUpstream) -> bool {
     upstream.shared.served.backends.iter().any(|backend| table.traffic(Slot(backend.slot)).takes_new())
 }
 
-/// Whether every backend of the upstream rests for good, so that there is nothing to wait for.
+/// Whether nobody of the upstream is to be waited for: every backend rests for good, and none is about to be placed.
 pub fn all_given_up(table: &BackendTable, upstream: &LocalUpstream) -> bool {
-    let backends = &upstream.shared.served.backends;
-    !backends.is_empty() && backends.iter().all(|backend| table.read(Slot(backend.slot)).is_given_up())
+    let served = &upstream.shared.served;
+    served.unplaced == 0 && served.backends.iter().all(|backend| table.read(Slot(backend.slot)).is_given_up())
+}
+
+/// Whether a program of ours is to bring a backend of the upstream, now or soon.
+pub fn anyone_starting(table: &BackendTable, upstream: &LocalUpstream) -> bool {
+    let is_ours = |slot| {
+        let row = table.read(slot);
+        row.instance != 0 && row.identity == 0 && !row.is_given_up()
+    };
+    let served = &upstream.shared.served;
+    served.unplaced > 0 || served.backends.iter().any(|backend| is_ours(Slot(backend.slot)))
 }
 
 /// One request or tunnel in a backend's count of active ones; uncounted when dropped.

@@ -13,7 +13,6 @@ use super::record::Record;
 use super::rewrite::{apply, strip_hop_by_hop};
 use super::{forwarded, protocols, retry, target};
 use crate::reason::Reason;
-use crate::worker::served::LocalUpstream;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// How often a request may pass this node before it counts as a loop.
@@ -55,10 +54,7 @@ impl Prepared {
 ///
 /// # Errors
 /// The reason of the answer.
-pub fn prepare(
-    record: &mut Record,
-    request: Request<Incoming>,
-) -> Result<(Prepared, Rc<LocalUpstream>), Reason> {
+pub fn prepare(record: &mut Record, request: Request<Incoming>) -> Result<Prepared, Reason> {
     let (mut parts, body) = request.into_parts();
     let length = body.size_hint().exact();
     record.source = (!body.is_end_stream()).then(|| Rc::new(BodySource::new(body, record.client.clone())));
@@ -88,7 +84,7 @@ pub fn prepare(
         record.referer = parts.headers.get(REFERER).cloned();
     }
     record.phase = Phase::Route;
-    let upstream = find_route(record)?;
+    find_route(record)?;
     let bytes_max = record.route.as_ref().and_then(|route| route.body_bytes_max);
     if length.zip(bytes_max).is_some_and(|(length, max)| length > max) {
         return Err(Reason::BodyTooLarge);
@@ -99,17 +95,18 @@ pub fn prepare(
     let upgrade = protocols::asked(&parts.method, parts.version, &parts.headers, record.source.is_some());
     let headers = backend_headers(record, parts.headers)?;
     let idempotent = retry::is_idempotent(&record.method);
-    Ok((Prepared { headers, length, idempotent, upgrade }, upstream))
+    Ok(Prepared { headers, length, idempotent, upgrade })
 }
 
-fn find_route(record: &mut Record) -> Result<Rc<LocalUpstream>, Reason> {
+fn find_route(record: &mut Record) -> Result<(), Reason> {
     let host = record.host.to_str().unwrap_or_default();
     let routes = &record.served.shared.routes;
     let route = routes.find(&record.client.listener.name, host, record.uri.path()).ok_or(Reason::NoRoute)?;
     let upstream = record.served.upstream(&route.upstream).ok_or(Reason::NoRoute)?.clone();
+    upstream.budget.borrow_mut().earn();
     record.route = Some(route.clone());
-    record.upstream = Some(upstream.clone());
-    Ok(upstream)
+    record.upstream = Some(upstream);
+    Ok(())
 }
 
 /// What every backend gets: nothing that was meant for this hop, and who the client is.

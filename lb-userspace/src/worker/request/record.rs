@@ -28,11 +28,11 @@ pub struct Record {
     pub thread: Rc<Thread>,
     /// The connection that it came over.
     pub client: Rc<Client>,
-    /// What was served when it began.
+    /// What is served, as far as it looked last.
     pub served: Rc<LocalServed>,
-    /// Its route, once found.
+    /// Its route, once found; it stays, whatever is served later.
     pub route: Option<Arc<CompiledRoute>>,
-    /// Its upstream, once found.
+    /// Its upstream, once found, as in `served`.
     pub upstream: Option<Rc<LocalUpstream>>,
     /// Its body, if it has one.
     pub source: Option<Rc<BodySource>>,
@@ -80,7 +80,8 @@ pub struct Record {
     pub referer: Option<HeaderValue>,
     /// What the operating system or the parser said about the last failure.
     pub detail: String,
-    backend: Option<usize>,
+    /// The backend of the last try: the upstream as it was, and an index in its backends.
+    backend: Option<(Rc<LocalUpstream>, usize)>,
     finished: bool,
     _in_progress: InProgress,
 }
@@ -134,10 +135,24 @@ impl Record {
         self.source.as_ref().is_none_or(|source| source.is_replayable())
     }
 
-    /// A try on this backend begins.
-    pub fn begin_try(&mut self, picked: Picked, now: Instant) {
+    /// Follows what is served now: a backend may have been placed, or moved, since it looked last. Returns the upstream to pick from,
+    /// which stays as it was where it is served no more.
+    pub fn look_again(&mut self) -> Option<Rc<LocalUpstream>> {
+        let served = self.thread.served();
+        if !Rc::ptr_eq(&served, &self.served) {
+            let name = self.route.as_ref().map(|route| route.upstream.clone());
+            if let Some(upstream) = name.and_then(|name| served.upstream(&name).cloned()) {
+                self.upstream = Some(upstream);
+            }
+            self.served = served;
+        }
+        self.upstream.clone()
+    }
+
+    /// A try on this backend of `upstream` begins.
+    pub fn begin_try(&mut self, upstream: &Rc<LocalUpstream>, picked: Picked, now: Instant) {
         (self.tries, self.attempts) = (self.tries + 1, self.attempts + 1);
-        self.backend = Some(picked.index);
+        self.backend = Some((upstream.clone(), picked.index));
         self.picked = Some(picked);
         self.tried = now;
         self.connected = None;
@@ -175,12 +190,14 @@ impl Record {
 
     /// The backend that has or had it.
     pub fn backend(&self) -> Option<&ServedBackend> {
-        self.upstream.as_ref()?.shared.served.backends.get(self.backend?)
+        let (upstream, index) = self.backend.as_ref()?;
+        upstream.shared.served.backends.get(*index)
     }
 
     /// Its counters.
     pub fn backend_metrics(&self) -> Option<&BackendMetrics> {
-        self.upstream.as_ref()?.backend_metrics.get(self.backend?).map(|metrics| &**metrics)
+        let (upstream, index) = self.backend.as_ref()?;
+        upstream.backend_metrics.get(*index).map(|metrics| &**metrics)
     }
 
     /// What header templates may say about it.

@@ -2,6 +2,7 @@
 //!
 //! Effectful: reads the clock, waits.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -25,13 +26,15 @@ const SETTLE: Duration = Duration::from_millis(250);
 pub struct Tries {
     tried: Tried,
     /// The backend whose pooled connection was stale: it is asked again.
-    reconnect: Option<Picked>,
+    reconnect: Option<(Rc<LocalUpstream>, Picked)>,
     held_since: Option<Instant>,
     last: Option<Reason>,
 }
 
 /// Who is next.
 pub struct Next {
+    /// The upstream that it was picked from.
+    pub upstream: Rc<LocalUpstream>,
     /// The backend.
     pub picked: Picked,
     /// Whether it must be asked over a new connection.
@@ -45,28 +48,29 @@ impl Tries {
     ///
     /// # Errors
     /// The reason of the answer when there will be none.
-    pub async fn next(&mut self, record: &Record, upstream: &LocalUpstream) -> Result<Next, Reason> {
-        if let Some(picked) = self.reconnect.take() {
-            return Ok(Next { picked, fresh: true, waited: false });
+    pub async fn next(&mut self, record: &mut Record) -> Result<Next, Reason> {
+        if let Some((upstream, picked)) = self.reconnect.take() {
+            return Ok(Next { upstream, picked, fresh: true, waited: false });
         }
-        let thread = &record.thread;
+        let thread = record.thread.clone();
         let mut settled_at = None;
         loop {
-            match pick(thread, upstream, record.client_ip, &self.tried) {
+            let upstream = record.look_again().ok_or(Reason::NoRoute)?;
+            match pick(&thread, &upstream, record.client_ip, &self.tried) {
                 Ok(picked) => {
                     let waited = self.held_since.is_some() || settled_at.is_some();
-                    return Ok(Next { picked, fresh: false, waited });
+                    return Ok(Next { upstream, picked, fresh: false, waited });
                 }
                 Err(Nobody::NoneIn) => {
                     let since = *self.held_since.get_or_insert_with(Instant::now);
-                    hold(thread, upstream, since).await.map_err(|reason| self.rather_than(reason))?;
+                    hold(record, since).await.map_err(|reason| self.rather_than(reason))?;
                 }
                 Err(Nobody::AllTried) => {
                     let until = *settled_at.get_or_insert_with(|| Instant::now() + SETTLE);
                     if upstream.shared.hold_timeout.is_zero() || Instant::now() >= until {
                         return Err(self.rather_than(Reason::NoBackend));
                     }
-                    wait_for_change(thread, until).await;
+                    wait_for_change(&thread, until).await;
                 }
             }
         }
@@ -74,7 +78,10 @@ impl Tries {
 
     /// What a backend did says more than that there is no other.
     fn rather_than(&self, reason: Reason) -> Reason {
-        if reason == Reason::NoBackend { self.last.unwrap_or(reason) } else { reason }
+        match reason {
+            Reason::NoBackend | Reason::BackendStarting => self.last.unwrap_or(reason),
+            other => other,
+        }
     }
 
     /// Decides what follows a failed try.
@@ -86,7 +93,7 @@ impl Tries {
         failed: &TryFailed,
         record: &mut Record,
         prepared: &Prepared,
-        upstream: &LocalUpstream,
+        upstream: Rc<LocalUpstream>,
     ) -> Result<(), Reason> {
         let Some(picked) = record.fail_try(failed) else { return Err(failed.reason) };
         let life = (picked.slot, picked.instance);
@@ -103,7 +110,7 @@ impl Tries {
             Decision::Reconnect => {
                 upstream.metrics.stale_connections.add(1);
                 record.attempts -= 1;
-                self.reconnect = Some(picked);
+                self.reconnect = Some((upstream.clone(), picked));
             }
             Decision::Another { free: true } => {
                 record.attempts -= 1;

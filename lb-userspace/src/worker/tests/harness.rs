@@ -160,6 +160,17 @@ impl Harness {
         self.worker = None;
     }
 
+    /// What asks for `/metrics`.
+    pub fn metrics(&self) -> impl Fn() -> String + use<> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        self.attach(Attachment::Metrics, listener.as_fd());
+        move || {
+            let mut scraper = Client(TcpStream::connect(address).unwrap());
+            scraper.ask("GET /metrics HTTP/1.1\r\nhost: m\r\n\r\n").text().to_owned()
+        }
+    }
+
     /// One request on a connection of its own.
     pub fn get(&self, path: &str) -> Answer {
         self.client().ask(&format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n"))
@@ -184,12 +195,8 @@ fn snapshot(address: SocketAddr, backends: &[SocketAddr]) -> Snapshot {
         request_headers: HeaderChanges::default(),
         response_headers: HeaderChanges::default(),
     };
-    let backend = |(slot, address): (usize, &SocketAddr)| ServedBackend {
-        slot: slot as u32,
-        name: format!("docs:{slot}"),
-        address: Address::Tcp(*address),
-        backup: false,
-    };
+    let backend =
+        |(slot, address): (usize, &SocketAddr)| served(&format!("docs:{slot}"), slot as u32, *address);
     let upstream = ServedUpstream {
         name: "docs".into(),
         balance: Balance::RoundRobin,
@@ -201,6 +208,7 @@ fn snapshot(address: SocketAddr, backends: &[SocketAddr]) -> Snapshot {
         drain_timeout_ms: 1000,
         retry_budget: 0.2,
         backends: backends.iter().enumerate().map(backend).collect(),
+        unplaced: 0,
     };
     Snapshot {
         number: 0,
@@ -211,6 +219,11 @@ fn snapshot(address: SocketAddr, backends: &[SocketAddr]) -> Snapshot {
         reason_header: true,
         ..Snapshot::default()
     }
+}
+
+/// A backend as a snapshot has it.
+pub fn served(name: &str, slot: u32, address: SocketAddr) -> ServedBackend {
+    ServedBackend { slot, name: name.into(), address: Address::Tcp(address), backup: false }
 }
 
 /// A client connection.

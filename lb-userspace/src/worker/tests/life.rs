@@ -168,10 +168,10 @@ fn requests_are_logged_and_counted() {
     worker.get("/refused");
     let holds = |path: &std::path::Path, text: &str| std::fs::read_to_string(path).unwrap().contains(text);
     wait_until("both are in the access log", || holds(&access, "/seen") && holds(&access, "/refused"));
-    wait_until("one is in the error log", || holds(&errors, "\"reason\":\"no_backend\""));
+    wait_until("one is in the error log", || holds(&errors, "\"reason\":\"backend_starting\""));
     assert!(!holds(&errors, "/seen"));
     let counts = scraper.ask("GET /metrics HTTP/1.1\r\nhost: m\r\n\r\n");
-    assert!(counts.text().contains("no_backend"), "{}", counts.text());
+    assert!(counts.text().contains("backend_starting"), "{}", counts.text());
     assert_eq!(scraper.ask("GET /readyz HTTP/1.1\r\nhost: m\r\n\r\n").status, 503);
     assert_eq!(scraper.ask("GET /healthz HTTP/1.1\r\nhost: m\r\n\r\n").status, 200);
 }
