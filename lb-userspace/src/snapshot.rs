@@ -57,8 +57,6 @@ pub struct ServedUpstream {
     pub read_timeout_ms: u64,
     /// How long requests wait while no backend is IN.
     pub hold_timeout_ms: u64,
-    /// How long a draining backend's tunnels may go on.
-    pub drain_timeout_ms: u64,
     /// Retries as a share of requests.
     pub retry_budget: f64,
     /// Its backends that have an address.
@@ -78,4 +76,6 @@ pub struct ServedBackend {
     pub address: Address,
     /// Used only when no other backend of the upstream may take requests.
     pub backup: bool,
+    /// How long its tunnels may go on while it drains: as long as the master waits for it.
+    pub drain_timeout_ms: u64,
 }

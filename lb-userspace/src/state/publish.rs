@@ -44,6 +44,7 @@ impl Turn<'_> {
                 name: backend.name.clone(),
                 address,
                 backup: backend.backup,
+                drain_timeout_ms: millis(self.drain_timeout(backend, upstream)),
             })
         });
         ServedUpstream {
@@ -54,11 +55,16 @@ impl Turn<'_> {
             send_timeout_ms: millis(upstream.send_timeout),
             read_timeout_ms: millis(upstream.read_timeout),
             hold_timeout_ms: millis(upstream.hold_timeout),
-            drain_timeout_ms: millis(upstream.drain_timeout),
             retry_budget: upstream.retry_budget,
             backends: backends.collect(),
             unplaced: self.backends_of(&upstream.name).filter(unplaced).count(),
         }
+    }
+
+    /// How long its requests and tunnels are waited for before it is stopped, or its row is given back.
+    fn drain_timeout(&self, backend: &Backend, upstream: &Upstream) -> Duration {
+        let instance = backend.supervised.as_ref().and_then(|name| self.state.instances.get(name));
+        instance.map_or(upstream.drain_timeout, |instance| instance.program.stop.drain_timeout)
     }
 
     pub(super) fn on_acknowledged(&mut self, number: u64) {

@@ -41,8 +41,6 @@ pub struct Upstream {
     pub read_timeout: Duration,
     /// Time to wait for a backend.
     pub hold_timeout: Duration,
-    /// Time that tunnels of a draining backend may go on.
-    pub drain_timeout: Duration,
     /// Per backend what `ip_hash` knows it by.
     pub keys: Vec<u64>,
     /// Requests that wait in places of its own.
@@ -61,7 +59,6 @@ impl Upstream {
             send_timeout: Duration::from_millis(served.send_timeout_ms),
             read_timeout: Duration::from_millis(served.read_timeout_ms),
             hold_timeout: Duration::from_millis(served.hold_timeout_ms),
-            drain_timeout: Duration::from_millis(served.drain_timeout_ms),
             keys: served.backends.iter().map(|backend| crate::balance::key(&backend.name)).collect(),
             served: served.clone(),
             held,
@@ -179,7 +176,6 @@ mod tests {
             send_timeout_ms: 1,
             read_timeout_ms: 1,
             hold_timeout_ms: 0,
-            drain_timeout_ms: 1,
             retry_budget: 0.2,
             backends: Vec::new(),
             unplaced: 0,

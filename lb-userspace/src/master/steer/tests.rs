@@ -90,7 +90,8 @@ impl Master {
             let address = Address::Tcp(address);
             self.set(slot, state);
             self.kernel.table().identify(Slot(slot), identity("web", &address));
-            backends.push(ServedBackend { slot, name: address.to_string(), address, backup: false });
+            let name = address.to_string();
+            backends.push(ServedBackend { slot, name, address, backup: false, drain_timeout_ms: 1 });
         }
         let web = ServedUpstream { name: "web".into(), backends, ..served() };
         let snapshot = Snapshot { upstreams: vec![web], ..Snapshot::default() };
@@ -147,7 +148,6 @@ fn served() -> ServedUpstream {
         send_timeout_ms: 1,
         read_timeout_ms: 1,
         hold_timeout_ms: 1,
-        drain_timeout_ms: 1,
         retry_budget: upstream.retry_budget,
         backends: Vec::new(),
         unplaced: 0,

@@ -171,6 +171,7 @@ fn what_the_snapshot_no_longer_names_is_forgotten() {
         name: "docs:1".into(),
         address: crate::config::model::Address::Unix("/x".into()),
         backup: false,
+        drain_timeout_ms: 1,
     };
     let upstream = ServedUpstream {
         name: "docs".into(),
@@ -180,7 +181,6 @@ fn what_the_snapshot_no_longer_names_is_forgotten() {
         send_timeout_ms: 1,
         read_timeout_ms: 1,
         hold_timeout_ms: 1,
-        drain_timeout_ms: 1,
         retry_budget: 0.2,
         backends: vec![backend],
         unplaced: 0,

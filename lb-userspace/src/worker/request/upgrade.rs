@@ -208,9 +208,9 @@ fn drain_deadline(thread: &Thread, record: &Record, now: Instant) -> Option<Inst
     if let Some(until) = thread.draining.get() {
         return Some(until - CLOSE_WAIT.min((until - now) / 4));
     }
-    let (picked, upstream) = (record.picked.as_ref()?, record.upstream.as_ref()?);
+    let (picked, backend) = (record.picked.as_ref()?, record.backend()?);
     let row = thread.shared.table.read(picked.slot);
     let leaving = row.instance != picked.instance.0 || row.traffic() == TrafficState::Draining;
-    let patience = upstream.shared.drain_timeout;
+    let patience = Duration::from_millis(backend.drain_timeout_ms);
     leaving.then(|| now + patience - CLOSE_WAIT.min(patience / 4))
 }

@@ -205,7 +205,6 @@ fn snapshot(address: SocketAddr, backends: &[SocketAddr]) -> Snapshot {
         send_timeout_ms: 1000,
         read_timeout_ms: 1000,
         hold_timeout_ms: 0,
-        drain_timeout_ms: 1000,
         retry_budget: 0.2,
         backends: backends.iter().enumerate().map(backend).collect(),
         unplaced: 0,
@@ -223,7 +222,8 @@ fn snapshot(address: SocketAddr, backends: &[SocketAddr]) -> Snapshot {
 
 /// A backend as a snapshot has it.
 pub fn served(name: &str, slot: u32, address: SocketAddr) -> ServedBackend {
-    ServedBackend { slot, name: name.into(), address: Address::Tcp(address), backup: false }
+    let address = Address::Tcp(address);
+    ServedBackend { slot, name: name.into(), address, backup: false, drain_timeout_ms: 1000 }
 }
 
 /// A client connection.

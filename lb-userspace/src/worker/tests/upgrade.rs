@@ -121,7 +121,7 @@ fn upgrade_that_nobody_asked_for_is_malformed() {
 fn idle_websocket_of_a_draining_backend_is_closed_with_1001() {
     let backend = echo(b"");
     let worker = Harness::start_with(&[backend.address], |snapshot| {
-        snapshot.upstreams[0].drain_timeout_ms = 60_000;
+        snapshot.upstreams[0].backends[0].drain_timeout_ms = 60_000;
     });
     let mut client = open(&worker);
     worker.set(0, 1, TrafficState::Draining);
@@ -136,7 +136,7 @@ fn idle_websocket_of_a_draining_backend_is_closed_with_1001() {
 fn busy_websocket_of_a_draining_backend_is_closed_at_the_time_out() {
     let backend = echo(b"");
     let worker = Harness::start_with(&[backend.address], |snapshot| {
-        snapshot.upstreams[0].drain_timeout_ms = 1500;
+        snapshot.upstreams[0].backends[0].drain_timeout_ms = 1500;
     });
     let mut client = open(&worker);
     client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -155,4 +155,25 @@ fn busy_websocket_of_a_draining_backend_is_closed_at_the_time_out() {
     }
     assert!(start.elapsed() > Duration::from_millis(800), "not before its time: {:?}", start.elapsed());
     assert!(start.elapsed() < Duration::from_millis(2500), "in time: {:?}", start.elapsed());
+}
+
+#[test]
+fn tunnel_of_a_draining_backend_ends_when_the_master_stops_waiting() {
+    let backend = Backend::start(|_, mut stream| {
+        read_head(&mut stream);
+        stream.write_all(b"HTTP/1.1 101 UPGRADED\r\nconnection: upgrade\r\nupgrade: tcp\r\n\r\n").unwrap();
+        // It closes nothing by itself.
+        std::thread::sleep(PATIENCE);
+    });
+    let worker = Harness::start_with(&[backend.address], |snapshot| {
+        snapshot.upstreams[0].backends[0].drain_timeout_ms = 400;
+    });
+    let mut client = worker.client();
+    let ask = "GET / HTTP/1.1\r\nhost: h\r\nconnection: Upgrade\r\nupgrade: tcp\r\n\r\n";
+    assert_eq!(client.ask(ask).status, 101);
+    worker.set(0, 1, TrafficState::Draining);
+    let start = Instant::now();
+    wait_until("the tunnel is over", || worker.active(0) == 0);
+    assert!(start.elapsed() >= Duration::from_millis(250), "not before its time: {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_millis(800), "in time: {:?}", start.elapsed());
 }
