@@ -222,6 +222,21 @@ fn nobody_in_is_503_with_retry_after() {
 }
 
 #[test]
+fn reload_that_renames_a_listener_keeps_it_serving() {
+    let peer = Peer::start(|_| Deed::Send(ok("ok")));
+    let port = port::free();
+    let text = config::to_backends(port, std::slice::from_ref(&peer.address), PLAIN, "");
+    let lb = Lb::start(&text);
+    let mut kept = Client::connect(([127, 0, 0, 1], port)).unwrap();
+    assert_eq!(kept.get("/").unwrap().status, 200);
+    lb.write_config(&text.replace("\"web\"", "\"front\""));
+    lb.succeed(&["reload"]);
+    assert_eq!(kept.get("/").unwrap().status, 200);
+    assert_eq!(get(([127, 0, 0, 1], port), "/").unwrap().status, 200);
+    lb.stop();
+}
+
+#[test]
 fn slow_client_gets_408_and_is_closed() {
     let peer = Peer::start(|_| Deed::Send(ok("ok")));
     let (lb, ip, port) = in_front_of(&peer, "");

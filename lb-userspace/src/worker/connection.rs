@@ -50,7 +50,7 @@ const OVERLOADED: &[u8] =
 
 /// What requests of one client connection share.
 pub struct Client {
-    /// The listener that took it.
+    /// The listener that took it, as it was called then.
     pub listener: Rc<ServedListener>,
     /// Who connected.
     pub peer: SocketAddr,

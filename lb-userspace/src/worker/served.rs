@@ -26,6 +26,8 @@ pub struct Served {
     pub via: HeaderValue,
     /// How access records look.
     pub access_format: AccessLogFormat,
+    /// What listeners are called, by id.
+    listeners: HashMap<u32, String>,
     upstreams: HashMap<String, Arc<Upstream>>,
 }
 
@@ -77,12 +79,18 @@ impl Served {
         let via = HeaderValue::try_from(format!("1.1 lbctl-{}", pseudonym(&snapshot.node)))
             .expect("a pseudonym has token characters only");
         Self {
+            listeners: snapshot.listeners.iter().map(|one| (one.id, one.name.clone())).collect(),
             upstreams: upstreams.collect(),
             routes: RouteTable::new(&snapshot.routes),
             via,
             access_format: AccessLogFormat::new(&snapshot.access_format.clone().unwrap_or_default()),
             snapshot,
         }
+    }
+
+    /// What the listener is called now; `None` where it is closed.
+    pub fn listener_name(&self, id: u32) -> Option<&str> {
+        self.listeners.get(&id).map(String::as_str)
     }
 
     /// All upstreams.

@@ -101,7 +101,7 @@ pub fn prepare(record: &mut Record, request: Request<Incoming>) -> Result<Prepar
 fn find_route(record: &mut Record) -> Result<(), Reason> {
     let host = record.host.to_str().unwrap_or_default();
     let routes = &record.served.shared.routes;
-    let route = routes.find(&record.client.listener.name, host, record.uri.path()).ok_or(Reason::NoRoute)?;
+    let route = routes.find(record.listener(), host, record.uri.path()).ok_or(Reason::NoRoute)?;
     let upstream = record.served.upstream(&route.upstream).ok_or(Reason::NoRoute)?.clone();
     upstream.budget.borrow_mut().earn();
     record.route = Some(route.clone());

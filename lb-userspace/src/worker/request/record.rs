@@ -188,6 +188,12 @@ impl Record {
         super::report::write(self);
     }
 
+    /// The name of the listener that took it: as it is now, or as it was when it was closed.
+    pub fn listener(&self) -> &str {
+        let accepted = &self.client.listener;
+        self.served.shared.listener_name(accepted.id).unwrap_or(&accepted.name)
+    }
+
     /// The backend that has or had it.
     pub fn backend(&self) -> Option<&ServedBackend> {
         let (upstream, index) = self.backend.as_ref()?;
@@ -211,7 +217,7 @@ impl Record {
             method: self.method.as_str(),
             path: self.uri.path(),
             query: self.uri.query().unwrap_or_default(),
-            listener: &self.client.listener.name,
+            listener: self.listener(),
             upstream: self.upstream.as_ref().map_or("", |upstream| &upstream.shared.served.name),
             backend: self.backend().map_or("", |backend| &backend.name),
         }

@@ -44,6 +44,19 @@ fn listeners_come_and_go_with_snapshots() {
 }
 
 #[test]
+fn listener_that_is_called_something_else_serves_under_its_new_name() {
+    let backend = Backend::echo("one");
+    let mut worker = Harness::start(&[backend.address]);
+    let mut kept = worker.client();
+    assert_eq!(kept.ask("GET / HTTP/1.1\r\nhost: h\r\n\r\n").status, 200);
+    worker.snapshot.listeners[0].name = "front".into();
+    worker.snapshot.routes[0].listener = "front".into();
+    worker.publish();
+    assert_eq!(kept.ask("GET / HTTP/1.1\r\nhost: h\r\n\r\n").status, 200);
+    assert_eq!(worker.get("/").status, 200);
+}
+
+#[test]
 fn host_without_a_route_is_404() {
     let backend = Backend::echo("one");
     let worker = Harness::start_with(&[backend.address], |snapshot| {
