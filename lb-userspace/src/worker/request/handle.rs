@@ -163,8 +163,7 @@ impl Relayed {
     fn into_response(self, mut record: Box<Record>) -> Response<ResponseBody> {
         let Self { arrived: Arrived { head: mut parts, body: incoming, early }, connection } = self;
         let now = Instant::now();
-        record.answered = Some(now);
-        record.status = parts.status.as_u16();
+        record.note_answer(parts.status.as_u16(), now);
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             return PendingTunnel::announce(parts, connection, record);
         }

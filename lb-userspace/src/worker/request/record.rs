@@ -12,11 +12,12 @@ use tokio::time::Instant;
 use super::body::BodySource;
 use super::exchange::{Phase, TryFailed};
 use super::pick::{self, Picked};
-use super::retry;
 use super::route::CompiledRoute;
 use super::variables::Variables;
+use crate::health::passive;
 use crate::reason::Reason;
 use crate::snapshot::ServedBackend;
+use crate::state::event::{InstanceId, Slot};
 use crate::worker::connection::{Client, InProgress};
 use crate::worker::metrics::BackendMetrics;
 use crate::worker::served::{LocalServed, LocalUpstream};
@@ -82,6 +83,10 @@ pub struct Record {
     pub detail: String,
     /// The backend of the last try: the upstream as it was, and an index in its backends.
     backend: Option<(Rc<LocalUpstream>, usize)>,
+    /// How the first backend failed that it was sent to, until one answers.
+    failed_first: Option<Reason>,
+    /// Further backends that failed in the same way. Reported only when another answers.
+    held_back: Vec<(Slot, InstanceId)>,
     finished: bool,
     _in_progress: InProgress,
 }
@@ -121,6 +126,8 @@ impl Record {
             referer: None,
             detail: String::new(),
             backend: None,
+            failed_first: None,
+            held_back: Vec::new(),
             finished: false,
         })
     }
@@ -164,11 +171,28 @@ impl Record {
         self.detail.clone_from(&failed.detail);
         let picked = self.picked.take()?;
         let shared = &self.thread.shared;
-        let counts = retry::counts_against_backend(failed.reason) && !failed.stale;
+        let counts = passive::counts(failed.reason) && !failed.stale;
         if counts && !pick::is_gone(&shared.table, picked.slot, picked.instance) {
-            shared.report_failure(picked.slot, picked.instance, failed.reason);
+            if failed.sent && self.failed_first == Some(failed.reason) {
+                self.held_back.push((picked.slot, picked.instance));
+            } else {
+                shared.report_failure(picked.slot, picked.instance, failed.reason);
+            }
+        }
+        if failed.sent {
+            self.failed_first.get_or_insert(failed.reason);
         }
         Some(picked)
+    }
+
+    /// A backend has begun to answer with this status: those that failed the request before have failed, and not it them.
+    pub fn note_answer(&mut self, status: u16, now: Instant) {
+        (self.status, self.answered) = (status, Some(now));
+        if let Some(reason) = self.failed_first.take() {
+            for (slot, instance) in self.held_back.drain(..) {
+                self.thread.shared.report_failure(slot, instance, reason);
+            }
+        }
     }
 
     /// The answer is complete, or was given up for `reason`.

@@ -3,6 +3,7 @@
 
 use http::Method;
 
+use crate::health::passive;
 use crate::limits::ATTEMPTS_MAX;
 use crate::reason::Reason;
 
@@ -82,21 +83,10 @@ pub fn decide(failed: Failed, request: Retriable) -> Decision {
     Decision::Another { free: false }
 }
 
-/// Whether another backend could do better. What is malformed would be so again, and the client's faults stay.
+/// Whether another backend could do better: where it counts against this one. What is malformed would be so again, and the client's faults
+/// stay.
 fn is_backends_fault(reason: Reason) -> bool {
-    counts_against_backend(reason) || matches!(reason, Reason::SendTimeout | Reason::StaleConnection)
-}
-
-/// Whether the failure is reported to the master, for passive ejection.
-pub fn counts_against_backend(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::ConnectRefused
-            | Reason::ConnectTimeout
-            | Reason::ConnectReset
-            | Reason::ResponseTimeout
-            | Reason::ResponseReset
-    )
+    passive::counts(reason) || reason == Reason::StaleConnection
 }
 
 #[cfg(test)]
@@ -146,11 +136,11 @@ mod tests {
     }
 
     #[test]
-    fn clients_faults_and_malformed_answers_are_answered() {
-        for reason in
-            [Reason::BodyTooLarge, Reason::ClientAborted, Reason::ClientTimeout, Reason::ResponseMalformed]
-        {
-            check(Failed { reason, ..RESET }, GET, Decision::Answer(reason));
+    fn what_counts_against_a_backend_is_tried_on_another_and_nothing_else() {
+        for reason in Reason::ALL {
+            let again = passive::counts(reason) || reason == Reason::StaleConnection;
+            let expect = if again { Decision::Another { free: false } } else { Decision::Answer(reason) };
+            check(Failed { reason, ..RESET }, GET, expect);
         }
     }
 }

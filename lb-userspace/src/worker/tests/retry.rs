@@ -299,3 +299,61 @@ fn failing_after_body(fails: bool) -> (Backend, Arc<AtomicUsize>) {
     });
     (backend, requests)
 }
+
+/// The rows of which failures are reported, until nothing more comes.
+fn reported(worker: &Harness) -> Vec<u32> {
+    let messages = std::iter::from_fn(|| worker.receive(std::time::Duration::from_millis(100)));
+    let row = |message| match message {
+        FromWorker::Failure { slot, .. } => Some(slot),
+        _ => None,
+    };
+    messages.filter_map(row).collect()
+}
+
+#[test]
+fn request_that_fails_everywhere_counts_against_one_backend_only() {
+    for fails in [Fails::ByFin, Fails::ByReset, Fails::InTheHead] {
+        let backends: Vec<_> = (0..3).map(|_| failing(fails)).collect();
+        let addresses: Vec<_> = backends.iter().map(|(backend, _)| backend.address).collect();
+        let worker = Harness::start(&addresses);
+        assert_eq!(worker.get("/").reason(), "response_reset");
+        let asked: usize = backends.iter().map(|(_, requests)| requests.load(Ordering::SeqCst)).sum();
+        assert_eq!((asked, reported(&worker).len()), (3, 1));
+    }
+}
+
+#[test]
+fn all_that_failed_a_request_are_reported_when_another_backend_answers_it() {
+    let (one, _) = failing(Fails::ByReset);
+    let (two, _) = failing(Fails::ByFin);
+    let good = Backend::echo("good");
+    let worker = Harness::start_with(&[one.address, two.address, good.address], |snapshot| {
+        snapshot.upstreams[0].backends[2].backup = true;
+    });
+    assert_eq!(worker.get("/").status, 200);
+    let mut reported = reported(&worker);
+    reported.sort_unstable();
+    assert_eq!(reported, [0, 1]);
+}
+
+#[test]
+fn backend_that_takes_no_request_is_reported_with_its_reason() {
+    let backend = Backend::start(|_, stream| {
+        std::thread::sleep(PATIENCE);
+        drop(stream);
+    });
+    let worker = Harness::start_with(&[backend.address], |snapshot| {
+        snapshot.routes[0].body_bytes_max = None;
+        snapshot.upstreams[0].send_timeout_ms = 100;
+    });
+    let mut client = worker.client();
+    let mut writer = client.0.try_clone().unwrap();
+    std::thread::spawn(move || {
+        let _ = write!(writer, "POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 100000000\r\n\r\n");
+        let _ = writer.write_all(&vec![b'x'; 100_000_000]);
+    });
+    assert_eq!(client.answer(false).reason(), "send_timeout");
+    worker.wait_for(|message| {
+        *message == FromWorker::Failure { slot: 0, instance: 1, reason: Reason::SendTimeout }
+    });
+}
