@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use http::header::{CONNECTION, EXPECT, HOST, REFERER, TE, UPGRADE, USER_AGENT, VIA};
+use http::header::{CONNECTION, EXPECT, HOST, REFERER, TE, TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -39,6 +39,10 @@ impl Prepared {
         *request.method_mut() = record.method.clone();
         *request.uri_mut() = record.uri.clone();
         *request.headers_mut() = self.headers.clone();
+        if record.source.is_some() && self.length.is_none() {
+            // hyper would otherwise take it that GET and HEAD have none.
+            request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         if let Some(route) = record.route.as_ref().filter(|route| !route.request_headers.is_empty()) {
             apply(&route.request_headers, request.headers_mut(), &record.variables());
         }

@@ -62,6 +62,17 @@ fn chunked_body_keeps_its_framing_and_trailers() {
 }
 
 #[test]
+fn chunked_body_is_relayed_whatever_the_method() {
+    let worker = Harness::start(&[mirror().address]);
+    let mut client = worker.client();
+    for method in ["GET", "DELETE", "OPTIONS", "PROPFIND", "GET"] {
+        let head = format!("{method} /p HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n");
+        let answer = client.ask(&format!("{head}5\r\nhello\r\n0\r\n\r\n"));
+        assert!(answer.text().ends_with("\r\n\r\nhello\r\n"), "{}", answer.text());
+    }
+}
+
+#[test]
 fn continue_is_answered_only_for_requests_that_are_taken() {
     let worker = Harness::start(&[mirror().address]);
     let mut client = worker.client();
