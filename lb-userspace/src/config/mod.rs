@@ -10,6 +10,7 @@ pub mod model;
 mod read;
 mod reading;
 mod report;
+pub(crate) mod route_path;
 mod system;
 pub(crate) mod units;
 mod validate;

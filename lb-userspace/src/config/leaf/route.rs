@@ -3,12 +3,13 @@
 use crate::config::model::HostPattern;
 use crate::config::reading::{FromText, Refusal};
 use crate::config::report::quote;
+use crate::config::route_path;
 
 /// The name of a listener, upstream or program: it appears in commands, logs, metrics and file names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name(pub String);
 
-/// `path` of a route.
+/// `path` of a route, as paths of requests are compared with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoutePath(pub String);
 
@@ -124,7 +125,25 @@ impl FromText for RoutePath {
                 "a route looks at the path only; leave out what follows ? or #".into(),
             );
         }
-        request_path(text).map(|()| Self(text.to_owned()))
+        request_path(text)?;
+        let compared = route_path::ours(text);
+        if let Some(other) = route_path::other_readings(text).first() {
+            let hint = format!(
+                "requests for it are refused where it makes a difference: write it without \".\", \"..\" and encoded separators, such as {}",
+                quote(other)
+            );
+            return refuse("could be read in several ways", hint);
+        }
+        if text.contains("//") || text.contains(';') {
+            return refuse(
+                "never matches",
+                format!(
+                    "empty segments, and what follows ; in one, do not count: write {}",
+                    quote(&compared)
+                ),
+            );
+        }
+        Ok(Self(compared.into_owned()))
     }
 }
 

@@ -78,6 +78,14 @@ fn route_paths_are_prefixes() {
     assert_eq!(label::<RoutePath>("/api/*"), "no patterns");
     assert_eq!(label::<RoutePath>("/api?x"), "holds a query");
     assert_eq!(label::<RoutePath>("/a b"), "holds a space or no ASCII");
+    assert_eq!(read::<RoutePath>("/%7Euser%28a"), Ok(RoutePath("/~user(a".into())));
+    assert_eq!(read::<RoutePath>("/caf%c3%a9/"), Ok(RoutePath("/caf%C3%A9/".into())));
+    for bad in ["/a//b", "/a;v=1", "/;"] {
+        assert_eq!(label::<RoutePath>(bad), "never matches", "{bad}");
+    }
+    for bad in ["/a/../b", "/./a", "/a%2Fb", "/a%5cb", "/a%3Bb", "/%2e%2E/a"] {
+        assert_eq!(label::<RoutePath>(bad), "could be read in several ways", "{bad}");
+    }
     assert!(read::<ProbePath>("/health?deep=1").is_ok());
 }
 

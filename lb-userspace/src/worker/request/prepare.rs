@@ -105,7 +105,11 @@ pub fn prepare(record: &mut Record, request: Request<Incoming>) -> Result<Prepar
 fn find_route(record: &mut Record) -> Result<(), Reason> {
     let host = record.host.to_str().unwrap_or_default();
     let routes = &record.served.shared.routes;
-    let route = routes.find(record.listener(), host, record.uri.path()).ok_or(Reason::NoRoute)?;
+    let Ok(found) = routes.find(record.listener(), host, record.uri.path()) else {
+        "the path can be read in another way, which leads to another route".clone_into(&mut record.detail);
+        return Err(Reason::BadRequest);
+    };
+    let route = found.ok_or(Reason::NoRoute)?;
     let upstream = record.served.upstream(&route.upstream).ok_or(Reason::NoRoute)?.clone();
     upstream.budget.borrow_mut().earn();
     record.route = Some(route.clone());

@@ -1,6 +1,7 @@
 //! Which route a request takes: most specific host, then longest path. Pure.
 //!
-//! The path is normalised for this decision only; the backend gets what the client wrote.
+//! The path is normalised for this decision only; the backend gets what the client wrote. Where that could be read in another way, which
+//! would lead to another route, there is none (see `config::route_path`).
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 
 use super::rewrite::CompiledChanges;
 use crate::config::model::{HostPattern, Route};
+use crate::config::route_path;
 
 /// A route made ready.
 #[derive(Clone, Debug)]
@@ -75,19 +77,41 @@ impl RouteTable {
     /// The route for a request on `listener` to `host` (as in the Host field, with or without port) and `path` (without
     /// query). An exact host goes before the longest domain that it is below, and that before any host; among the routes of a host the longest
     /// path that is a prefix up to a segment boundary wins. A host none of whose paths match is passed over.
-    pub fn find(&self, listener: &str, host: &str, path: &str) -> Option<&Arc<CompiledRoute>> {
-        let listener = self.listeners.get(listener)?;
-        let path = routing_path(path);
-        if listener.exact.is_empty() && listener.below.is_empty() {
-            return first_match(&listener.any, &path);
-        }
+    ///
+    /// # Errors
+    /// Where another reading of `path` would take another route.
+    pub fn find(
+        &self,
+        listener: &str,
+        host: &str,
+        path: &str,
+    ) -> Result<Option<&Arc<CompiledRoute>>, Ambiguous> {
+        let Some(listener) = self.listeners.get(listener) else { return Ok(None) };
         let host = plain_host(host);
-        listener
-            .exact
-            .get(&*host)
-            .and_then(|routes| first_match(routes, &path))
-            .or_else(|| parents(&host).find_map(|domain| first_match(listener.below.get(domain)?, &path)))
-            .or_else(|| first_match(&listener.any, &path))
+        let found = listener.find(&host, &route_path::ours(path));
+        for reading in route_path::other_readings(path) {
+            if listener.find(&host, &reading).map(Arc::as_ptr) != found.map(Arc::as_ptr) {
+                return Err(Ambiguous);
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// A path that could be read in several ways, which lead to several routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ambiguous;
+
+impl ListenerRoutes {
+    fn find(&self, host: &str, path: &str) -> Option<&Arc<CompiledRoute>> {
+        if self.exact.is_empty() && self.below.is_empty() {
+            return first_match(&self.any, path);
+        }
+        self.exact
+            .get(host)
+            .and_then(|routes| first_match(routes, path))
+            .or_else(|| parents(host).find_map(|domain| first_match(self.below.get(domain)?, path)))
+            .or_else(|| first_match(&self.any, path))
     }
 }
 
@@ -120,57 +144,6 @@ pub fn plain_host(host: &str) -> Cow<'_, str> {
     }
 }
 
-/// `path` as routes are compared with: unreserved characters decoded (RFC 3986 §6.2.2.2), empty and dot segments resolved.
-/// Encoded slashes stay encoded: they are data, not structure.
-pub fn routing_path(path: &str) -> Cow<'_, str> {
-    if !path.contains('%') && !path.contains("//") && !path.contains("/.") {
-        return Cow::Borrowed(path);
-    }
-    let decoded = decode_unreserved(path);
-    let mut segments: Vec<&str> = Vec::new();
-    let mut is_folder = false;
-    for segment in decoded.split('/') {
-        is_folder = matches!(segment, "" | "." | "..");
-        match segment {
-            "" | "." => {}
-            ".." => {
-                segments.pop();
-            }
-            _ => segments.push(segment),
-        }
-    }
-    let mut resolved = String::with_capacity(decoded.len());
-    for segment in &segments {
-        resolved.push('/');
-        resolved.push_str(segment);
-    }
-    if is_folder || segments.is_empty() {
-        resolved.push('/');
-    }
-    Cow::Owned(resolved)
-}
-
-fn decode_unreserved(path: &str) -> String {
-    let mut decoded = String::with_capacity(path.len());
-    let mut rest = path;
-    while let Some(percent) = rest.find('%') {
-        decoded.push_str(&rest[..percent]);
-        let byte = rest.get(percent + 1..percent + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        match byte {
-            Some(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
-                decoded.push(char::from(byte));
-                rest = &rest[percent + 3..];
-            }
-            _ => {
-                decoded.push('%');
-                rest = &rest[percent + 1..];
-            }
-        }
-    }
-    decoded.push_str(rest);
-    decoded
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,7 +168,8 @@ mod tests {
 
     #[track_caller]
     fn check(table: &RouteTable, host: &str, path: &str, expect: Option<&str>) {
-        assert_eq!(table.find("web", host, path).map(|route| &*route.upstream), expect, "{host} {path}");
+        let found = table.find("web", host, path).map(|route| route.map(|route| &*route.upstream));
+        assert_eq!(found, Ok(expect), "{host} {path}");
     }
 
     #[test]
@@ -240,7 +214,7 @@ mod tests {
         check(&table, "a", "/z", Some("any"));
         check(&table, "c.b", "/z", Some("any"));
         check(&table, "a", "/y", None);
-        assert!(table.find("other", "a", "/x").is_none());
+        assert!(table.find("other", "a", "/x").unwrap().is_none());
     }
 
     #[test]
@@ -251,59 +225,50 @@ mod tests {
     #[test]
     fn path_in_disguise_takes_the_same_route() {
         let table = table(&[("", "/", "root"), ("", "/admin", "admin")]);
-        for path in [
-            "/admin",
-            "/admin/x",
-            "//admin",
-            "/x/../admin",
-            "/./admin",
-            "/%61dmin",
-            "/x/%2e%2e/admin",
-            "/x/%2E./admin/",
-            "/../../admin",
-            "/admin/.",
-            "/%2e/admin//x",
-            "/admin/x/..",
-        ] {
+        for path in
+            ["/admin", "/admin/x", "//admin", "/%61dmin", "/admin;x/", "/admin;v=1", "/admin/.", "/admin//x"]
+        {
             check(&table, "h", path, Some("admin"));
         }
+        for path in ["/.../admin", "/admin%", "/%", "/x/../y", "/a%2Fb", "/x;admin", "/a;v=1/b"] {
+            check(&table, "h", path, Some("root"));
+        }
+        check(&table, "h", "*", None);
+    }
+
+    #[test]
+    fn path_that_leads_elsewhere_when_read_in_another_way_has_no_route() {
+        let table = table(&[("", "/", "root"), ("", "/admin", "admin"), ("", "/public", "public")]);
         for path in [
+            "/public/..;/admin",
+            "/public/..%2fadmin",
+            "/public/..%5Cadmin",
+            "/public/%2e%2e/admin",
+            "/public/.%2E;x/admin",
+            "/admin/../public",
+            "/admin//../public",
+            "/x/../admin",
+            "/./admin",
             "/admin/..",
-            "/admin/../x",
-            "/x%2fadmin",
-            "/admin%2f..",
+            "/admin/x/../../public",
+            "/admin%2f",
+            "/admin%2f../public",
+            "/x%2fadmin/../../admin",
             "/%2fadmin",
-            "/.../admin",
-            "/admin%",
-            "/%",
-            "*",
+            "/admin%3bx",
         ] {
-            let expect = if path == "*" { None } else { Some("root") };
-            check(&table, "h", path, expect);
+            assert_eq!(table.find("web", "h", path).map(|_| ()), Err(Ambiguous), "{path}");
         }
     }
 
     #[test]
-    fn routing_path_is_what_rfc_3986_makes_of_it() {
-        let check = |path: &str, expect: &str| assert_eq!(routing_path(path), expect, "{path}");
-        check("/a/b/c/./../../g", "/a/g");
-        check("/a/b/", "/a/b/");
-        check("/a//b", "/a/b");
-        check("/a/b/..", "/a/");
-        check("/a%2Fb%3F", "/a%2Fb%3F");
-        check("/%7Euser%2D", "/~user-");
-        check("/..", "/");
-        check("/%25%32%65", "/%252e");
-        check("/.hidden", "/.hidden");
-        check("/caf\u{e9}%e9", "/caf\u{e9}%e9");
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn routing_path_never_panics_and_stays_put(path in "(/(\\.|\\.\\.|%2[eEfF]|%|[a-zé]{0,3}|%41)){0,8}") {
-            let once = routing_path(&path).into_owned();
-            proptest::prop_assert!(path.is_empty() || once.starts_with('/'));
-            proptest::prop_assert!(!once.split('/').any(|segment| segment == "." || segment == ".."));
+    fn path_is_nobodys_business_where_there_is_one_route() {
+        let table = table(&[("", "/", "root"), ("", "/files", "files")]);
+        for path in ["/a/../b", "/a%2Fb", "/..;/x", "/%2e%2e%2f"] {
+            check(&table, "h", path, Some("root"));
+        }
+        for path in ["/files/a%2Fb", "/files/a/../b", "/files/./x", "/files/a%3Bb"] {
+            check(&table, "h", path, Some("files"));
         }
     }
 }
