@@ -85,7 +85,7 @@ async fn try_once(
     fresh: bool,
 ) -> Result<Relayed, TryFailed> {
     let may_repeat = prepared.idempotent && record.is_replayable();
-    let mut connection = match pooled(record, may_repeat, fresh) {
+    let mut connection = match pooled(record, fresh) {
         Some(connection) => connection,
         None => {
             record.phase = Phase::Connect;
@@ -123,13 +123,13 @@ async fn try_once(
     Ok(Relayed { arrived, connection })
 }
 
-/// An idle connection to the backend that was picked. Before a request that cannot be repeated the socket itself is asked
-/// whether the backend has closed it.
-fn pooled(record: &Record, may_repeat: bool, fresh: bool) -> Option<Box<BackendConnection>> {
+/// An idle connection to the backend that was picked. The socket itself is asked whether the backend has closed it, or has sent what would be
+/// taken for the answer: the runtime may not know yet.
+fn pooled(record: &Record, fresh: bool) -> Option<Box<BackendConnection>> {
     let picked = record.picked.as_ref().filter(|_| !fresh)?;
     loop {
         let connection = record.thread.pool.take(picked.slot, picked.instance, record.tried)?;
-        if may_repeat || !connection.has_unread_end() {
+        if !connection.has_unread_end() {
             return Some(connection);
         }
     }

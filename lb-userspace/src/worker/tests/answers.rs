@@ -114,3 +114,21 @@ fn answer_in_small_pieces_is_passed_on_whole() {
         assert_eq!(answer.text(), "0123456789".repeat(50), "{method}");
     }
 }
+
+#[test]
+fn what_a_backend_says_unasked_is_nobodys_answer() {
+    let backend = Backend::start(|_, mut stream| {
+        while !read_head(&mut stream).is_empty() {
+            answer(&mut stream, "asked");
+            std::thread::sleep(Duration::from_millis(1));
+            answer(&mut stream, "unasked");
+        }
+    });
+    let worker = Harness::start(&[backend.address]);
+    let mut client = worker.client();
+    for method in ["GET", "POST"].repeat(5) {
+        let answer = client.ask(&format!("{method} / HTTP/1.1\r\nhost: h\r\n\r\n"));
+        assert_eq!(answer.text(), "asked", "{method}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
