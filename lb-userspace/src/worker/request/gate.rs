@@ -189,10 +189,11 @@ impl<I> Gate<I> {
 
     fn upgrade_decision(&self, cx: &Context<'_>) -> Option<bool> {
         let mut said = self.shared.said();
-        if said.upgrade.is_none() {
+        let decision = said.upgrade.take().filter(|(number, _)| *number == self.framing.heads());
+        if decision.is_none() {
             said.waker = Some(cx.waker().clone());
         }
-        said.upgrade.take()
+        decision.map(|(_, granted)| granted)
     }
 
     fn leave_upgrade(&mut self, granted: bool) {

@@ -177,3 +177,34 @@ fn tunnel_of_a_draining_backend_ends_when_the_master_stops_waiting() {
     assert!(start.elapsed() >= Duration::from_millis(250), "not before its time: {:?}", start.elapsed());
     assert!(start.elapsed() < Duration::from_millis(800), "in time: {:?}", start.elapsed());
 }
+
+#[test]
+fn websocket_that_is_asked_for_while_another_request_is_in_progress_opens() {
+    let backend = Backend::start(|_, mut stream| {
+        loop {
+            let head = read_head(&mut stream);
+            if head.contains("upgrade: ") {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(30));
+            answer(&mut stream, "plain");
+        }
+        stream
+            .write_all(
+                b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+            )
+            .unwrap();
+        let mut buffer = [0; 5];
+        stream.read_exact(&mut buffer).unwrap();
+        stream.write_all(&buffer).unwrap();
+    });
+    let worker = Harness::start(&[backend.address]);
+    let mut client = worker.client();
+    client.0.write_all(format!("GET / HTTP/1.1\r\nhost: h\r\n\r\n{ASK}").as_bytes()).unwrap();
+    assert_eq!(client.answer(false).text(), "plain");
+    assert_eq!(client.answer(false).status, 101);
+    client.0.write_all(b"hello").unwrap();
+    let mut echo = [0; 5];
+    client.0.read_exact(&mut echo).unwrap();
+    assert_eq!(&echo, b"hello");
+}

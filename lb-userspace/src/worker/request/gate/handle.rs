@@ -29,8 +29,8 @@ pub(super) struct Said {
     pub(super) begun: u64,
     /// Which request of the connection (from 1) broke the rules, and how.
     pub(super) violation: Option<(u64, Reason)>,
-    /// Whether the upgrade asked for was granted.
-    pub(super) upgrade: Option<bool>,
+    /// Which request's answer is known, and whether it grants the upgrade asked for.
+    pub(super) upgrade: Option<(u64, bool)>,
     /// The handler's wish to refuse the head being awaited.
     pub(super) refusal: Option<Reason>,
     pub(super) waker: Option<Waker>,
@@ -61,14 +61,14 @@ impl GateHandle {
             .map(|(_, reason)| reason)
     }
 
-    /// The WebSocket was granted: bytes pass unread from now on.
+    /// The request that was begun last gets its WebSocket: bytes pass unread from now on.
     pub fn upgrade_accepted(&self) {
-        self.say(|said| said.upgrade = Some(true));
+        self.say(|said| said.upgrade = Some((said.begun, true)));
     }
 
-    /// The WebSocket was not granted: what follows is another request. Harmless where none was asked for.
+    /// It does not get one: what follows is another request. Harmless where it asked for none, also when one that was read ahead does.
     pub fn upgrade_refused(&self) {
-        self.say(|said| said.upgrade = Some(false));
+        self.say(|said| said.upgrade = Some((said.begun, false)));
     }
 
     /// Refuses the head that is being awaited or has come in part (the client took too long, say): the handler is called once more and

@@ -177,6 +177,10 @@ fn bytes_after_an_upgrade_wait_for_it_and_then_pass_unread() {
         assert!(held.is_err(), "nothing passes before the decision");
         let decide = async {
             tokio::task::yield_now().await;
+            // The answer to a request before it decides nothing.
+            handle.upgrade_refused();
+            tokio::task::yield_now().await;
+            handle.begin_request();
             handle.upgrade_accepted();
         };
         let (bytes, ()) = tokio::join!(read_some(&mut gate), decide);
