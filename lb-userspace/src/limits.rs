@@ -124,6 +124,10 @@ pub const RESPONSE_PEEK_BYTES_MAX: usize = 16 * 1024;
 pub const TUNNEL_BUFFER_BYTES_MIN: usize = 4 * 1024;
 /// Bytes that each direction of a busy tunnel buffers.
 pub const TUNNEL_BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// Silence after which a tunnel is ended one of whose sides has closed: streams that go on for long after that are legal, but do say something.
+pub const HALF_CLOSED_IDLE_MAX: Duration = Duration::from_secs(600);
+/// Time after which a tunnel's peer that acknowledges nothing is gone, by keep-alive as by TCP_USER_TIMEOUT.
+pub const TUNNEL_PEER_TIMEOUT: Duration = Duration::from_secs(240);
 /// Connections to `/metrics` at one time.
 pub const METRICS_CONNECTIONS_MAX: usize = 64;
 /// Bytes of a snapshot or a status report from the master.

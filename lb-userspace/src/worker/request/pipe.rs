@@ -16,8 +16,10 @@ pub enum Relaying {
     Going,
     /// The end was passed on.
     Done,
-    /// One of the sockets failed.
-    Failed,
+    /// Nothing can be read any more.
+    SourceFailed,
+    /// Nothing can be written any more.
+    SinkFailed,
 }
 
 /// One direction.
@@ -54,6 +56,11 @@ impl Pipe {
         self.bytes
     }
 
+    /// Whether bytes wait because the other side takes none.
+    pub fn is_blocked(&self) -> bool {
+        self.start < self.end
+    }
+
     /// Whether bytes of our own may be inserted: a frame has just ended and nothing waits.
     pub fn at_boundary(&self) -> bool {
         self.source == Source::Open
@@ -76,45 +83,47 @@ impl Pipe {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        match self.poll_moving(cx, reader, writer) {
-            Poll::Pending => Relaying::Going,
-            Poll::Ready(Ok(())) => Relaying::Done,
-            Poll::Ready(Err(_)) => Relaying::Failed,
+        while !self.ended {
+            match self.poll_empty(cx, writer) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Relaying::SinkFailed,
+                Poll::Pending => return Relaying::Going,
+            }
+            if self.source == Source::Ended {
+                self.ended = true;
+                break;
+            }
+            match self.poll_fill(cx, reader) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Relaying::SourceFailed,
+                Poll::Pending => return Relaying::Going,
+            }
         }
+        Relaying::Done
     }
 
-    fn poll_moving<R, W>(
+    /// Writes what waits, and the end after the last of it.
+    fn poll_empty(
         &mut self,
         cx: &mut Context<'_>,
-        reader: &mut R,
-        writer: &mut W,
-    ) -> Poll<std::io::Result<()>>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
-        while !self.ended {
-            while self.start < self.end {
-                let waiting = &self.buffer[self.start..self.end];
-                let written = std::task::ready!(Pin::new(&mut *writer).poll_write(cx, waiting))?;
-                if written == 0 {
-                    return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
-                }
-                if let Some(tracker) = &mut self.tracker {
-                    tracker.feed(&waiting[..written]);
-                }
-                self.bytes += written as u64;
-                self.start += written;
+        writer: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<std::io::Result<()>> {
+        while self.start < self.end {
+            let waiting = &self.buffer[self.start..self.end];
+            let written = std::task::ready!(Pin::new(&mut *writer).poll_write(cx, waiting))?;
+            if written == 0 {
+                return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
             }
-            match self.source {
-                Source::Ended => {
-                    std::task::ready!(Pin::new(&mut *writer).poll_shutdown(cx))?;
-                    self.ended = true;
-                }
-                Source::Open | Source::Ignored => std::task::ready!(self.poll_fill(cx, reader))?,
+            if let Some(tracker) = &mut self.tracker {
+                tracker.feed(&waiting[..written]);
             }
+            self.bytes += written as u64;
+            self.start += written;
         }
-        Poll::Ready(Ok(()))
+        match self.source {
+            Source::Ended => Pin::new(writer).poll_shutdown(cx),
+            Source::Open | Source::Ignored => Poll::Ready(Ok(())),
+        }
     }
 
     fn poll_fill<R: AsyncRead + Unpin>(

@@ -24,6 +24,7 @@ use super::record::Record;
 use super::relay::ResponseBody;
 use super::rewrite::{apply, strip_hop_by_hop};
 use super::websocket::close_frame;
+use crate::limits::{CLIENT_BODY_TIMEOUT, HALF_CLOSED_IDLE_MAX, TUNNEL_PEER_TIMEOUT};
 use crate::reason::Reason;
 use crate::worker::metered::Metered;
 use crate::worker::thread::Thread;
@@ -84,9 +85,12 @@ impl PendingTunnel {
             return;
         }
         let (backend, open, early_answer) = backend.into_upgraded();
+        let send_timeout = record.upstream.as_ref().map_or(IDLE, |upstream| upstream.shared.send_timeout);
         let mut tunnel = Tunnel {
             client: TokioIo::new(client),
             backend,
+            blocked: [Blocked::new(send_timeout), Blocked::new(CLIENT_BODY_TIMEOUT)],
+            half_closed: None,
             to_backend: Pipe::new(early, websocket),
             to_client: Pipe::new(early_answer, websocket),
             websocket,
@@ -105,14 +109,43 @@ impl PendingTunnel {
     }
 }
 
-/// A peer that has vanished without a word is noticed by the kernel.
+/// A peer that has vanished without a word is noticed by the kernel, whether something was sent to it or not.
 fn keep_alive(socket: &Metered) {
     let socket = socket2::SockRef::from(socket);
     let probes = socket2::TcpKeepalive::new()
         .with_time(Duration::from_secs(60))
         .with_interval(Duration::from_secs(20));
-    // A unix socket has no keep-alive, and needs none.
+    // A unix socket has neither, and needs neither.
     let _ = socket.set_tcp_keepalive(&probes);
+    let _ = socket.set_tcp_user_timeout(Some(TUNNEL_PEER_TIMEOUT));
+}
+
+/// Since when one direction waits for its reader.
+struct Blocked {
+    patience: Duration,
+    bytes: u64,
+    since: Option<Instant>,
+}
+
+impl Blocked {
+    fn new(patience: Duration) -> Self {
+        Self { patience, bytes: 0, since: None }
+    }
+
+    fn note(&mut self, pipe: &Pipe) {
+        let bytes = pipe.bytes();
+        let goes_on = self.since.is_some() && bytes == self.bytes;
+        self.bytes = bytes;
+        if !pipe.is_blocked() {
+            self.since = None;
+        } else if !goes_on {
+            self.since = Some(Instant::now());
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.since.map(|since| since + self.patience)
+    }
 }
 
 struct Tunnel {
@@ -120,6 +153,10 @@ struct Tunnel {
     backend: Metered,
     to_backend: Pipe,
     to_client: Pipe,
+    /// Of both in this order.
+    blocked: [Blocked; 2],
+    /// When one of them ended.
+    half_closed: Option<Instant>,
     websocket: bool,
     /// Bytes moved in all, and when that number last changed.
     moved: (u64, Instant),
@@ -143,17 +180,42 @@ impl Tunnel {
                 if changed.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(None);
                 }
-                let Some(deadline) = next_look else { return Poll::Pending };
+                let Some(deadline) = next_look.into_iter().chain(self.deadlines()).min() else {
+                    return Poll::Pending;
+                };
                 timer.poll_until(deadline, cx).map(|()| None)
             })
             .await;
             if let Some(ended) = ended {
                 return ended;
             }
-            if self.is_overdue(Instant::now()) {
+            let now = Instant::now();
+            if let Some(reason) = self.given_up(now) {
+                return reason;
+            }
+            if self.is_overdue(now) {
                 return None;
             }
         }
+    }
+
+    /// When to give up what stands still.
+    fn deadlines(&self) -> impl Iterator<Item = Instant> {
+        let silent = self.half_closed.map(|since| since.max(self.moved.1) + HALF_CLOSED_IDLE_MAX);
+        self.blocked.iter().filter_map(Blocked::deadline).chain(silent)
+    }
+
+    /// Whether the tunnel stands still for good; with the reason, where somebody is to blame.
+    fn given_up(&self, now: Instant) -> Option<Option<Reason>> {
+        let is_over = |blocked: &Blocked| blocked.deadline().is_some_and(|deadline| now >= deadline);
+        let [to_backend, to_client] = &self.blocked;
+        if is_over(to_backend) {
+            return Some(Some(Reason::SendTimeout));
+        }
+        if is_over(to_client) {
+            return Some(Some(Reason::ClientTimeout));
+        }
+        self.deadlines().any(|deadline| now >= deadline).then_some(None)
     }
 
     /// Ready once both directions are done: with `None` in good order.
@@ -164,11 +226,22 @@ impl Tunnel {
         if moved != self.moved.0 {
             self.moved = (moved, Instant::now());
         }
+        let [to_backend, to_client] = &mut self.blocked;
+        to_backend.note(&self.to_backend);
+        to_client.note(&self.to_client);
         match (up, down) {
-            (Relaying::Failed, _) => Poll::Ready(Some(Reason::ClientAborted)),
-            (_, Relaying::Failed) => Poll::Ready(Some(Reason::ResponseReset)),
+            (Relaying::SourceFailed, _) | (_, Relaying::SinkFailed) => {
+                Poll::Ready(Some(Reason::ClientAborted))
+            }
+            (Relaying::SinkFailed, _) | (_, Relaying::SourceFailed) => {
+                Poll::Ready(Some(Reason::ResponseReset))
+            }
             (Relaying::Done, Relaying::Done) => Poll::Ready(None),
-            _ => Poll::Pending,
+            (Relaying::Going, Relaying::Going) => Poll::Pending,
+            _ => {
+                self.half_closed.get_or_insert_with(Instant::now);
+                Poll::Pending
+            }
         }
     }
 
@@ -213,4 +286,37 @@ fn drain_deadline(thread: &Thread, record: &Record, now: Instant) -> Option<Inst
     let leaving = row.instance != picked.instance.0 || row.traffic() == TrafficState::Draining;
     let patience = Duration::from_millis(backend.drain_timeout_ms);
     leaving.then(|| now + patience - CLOSE_WAIT.min(patience / 4))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn direction_is_blocked_since_its_reader_took_the_last_byte() {
+        let (mut near, mut left) = duplex(1024);
+        let (mut right, mut far) = duplex(4);
+        let mut pipe = Pipe::new(Bytes::new(), false);
+        let mut blocked = Blocked::new(Duration::from_secs(1));
+        let mut poll = async |pipe: &mut Pipe, blocked: &mut Blocked| {
+            poll_fn(|cx| Poll::Ready(pipe.poll(cx, &mut left, &mut right))).await;
+            blocked.note(pipe);
+            blocked.since
+        };
+        assert_eq!(poll(&mut pipe, &mut blocked).await, None);
+        near.write_all(b"more than four").await.unwrap();
+        let since = poll(&mut pipe, &mut blocked).await;
+        assert!(since.is_some());
+        assert_eq!(poll(&mut pipe, &mut blocked).await, since);
+        far.read_exact(&mut [0; 4]).await.unwrap();
+        assert!(poll(&mut pipe, &mut blocked).await > since);
+        far.read_exact(&mut [0; 4]).await.unwrap();
+        poll(&mut pipe, &mut blocked).await;
+        far.read_exact(&mut [0; 4]).await.unwrap();
+        poll(&mut pipe, &mut blocked).await;
+        far.read_exact(&mut [0; 2]).await.unwrap();
+        assert_eq!(poll(&mut pipe, &mut blocked).await, None);
+    }
 }

@@ -4,6 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use lb_common::backend::TrafficState;
@@ -207,4 +208,60 @@ fn websocket_that_is_asked_for_while_another_request_is_in_progress_opens() {
     let mut echo = [0; 5];
     client.0.read_exact(&mut echo).unwrap();
     assert_eq!(&echo, b"hello");
+}
+
+/// The reason with which the next record of the error log speaks of a tunnel.
+fn logged_reason(worker: &Harness, what_happens: impl FnOnce()) -> String {
+    let errors = tempfile::NamedTempFile::new().unwrap();
+    worker.attach(crate::link::Attachment::ErrorLog, errors.reopen().unwrap().as_fd());
+    what_happens();
+    let logged = || std::io::read_to_string(errors.reopen().unwrap()).unwrap();
+    wait_until("it is logged", || logged().contains("\"phase\":\"tunnel\""));
+    let record: serde_json::Value = serde_json::from_str(logged().lines().next().unwrap()).unwrap();
+    record["reason"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn tunnel_whose_backend_reads_nothing_is_given_up() {
+    let backend = Backend::start(|_, mut stream| {
+        read_head(&mut stream);
+        stream
+            .write_all(
+                b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+            )
+            .unwrap();
+        std::thread::sleep(PATIENCE);
+    });
+    let worker =
+        Harness::start_with(&[backend.address], |snapshot| snapshot.upstreams[0].send_timeout_ms = 200);
+    let mut client = open(&worker);
+    let reason = logged_reason(&worker, || {
+        std::thread::spawn(move || while client.write_all(&[7; 65_536]).is_ok() {});
+    });
+    assert_eq!(reason, "send_timeout");
+}
+
+#[test]
+fn end_of_a_tunnel_is_blamed_on_who_broke_it() {
+    let backend = Backend::start(|_, mut stream| {
+        read_head(&mut stream);
+        stream
+            .write_all(
+                b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+            )
+            .unwrap();
+        let mut asked = [0; 1];
+        stream.read_exact(&mut asked).unwrap();
+        if asked == *b"r" {
+            reset(stream);
+        } else {
+            let _ = stream.read(&mut asked);
+        }
+    });
+    let worker = Harness::start(&[backend.address]);
+    let mut client = open(&worker);
+    assert_eq!(logged_reason(&worker, || client.write_all(b"r").unwrap()), "response_reset");
+    let mut client = open(&worker);
+    client.write_all(b"s").unwrap();
+    assert_eq!(logged_reason(&worker, || reset(client)), "client_aborted");
 }
