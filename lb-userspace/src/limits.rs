@@ -118,6 +118,10 @@ pub const COMMANDS_MAX: usize = 64;
 pub const CONFIG_PROBLEMS_MAX: usize = 100;
 /// Bytes of a configuration line that a report still shows with a caret.
 pub const CONFIG_LINE_BYTES_MAX: usize = 1_000;
+/// Bytes that a backend may send before the head of its answer is complete: that head, and interim answers (1xx).
+pub const INTERIM_BYTES_MAX: u64 = 256 * 1024;
+/// How often `read_timeout` may pass before the head of an answer is complete, as long as something comes.
+pub const INTERIM_TIMEOUTS_MAX: u32 = 10;
 /// Bytes of a small answer that is waited for, so that the request can be repeated when it breaks off.
 pub const RESPONSE_PEEK_BYTES_MAX: usize = 16 * 1024;
 /// Bytes that each direction of an idle tunnel buffers.

@@ -18,7 +18,7 @@ use super::body::{BodySource, RequestBody};
 use super::joined::Joined;
 use super::pool::BackendConnection;
 use super::response_head;
-use crate::limits::{CLIENT_BODY_TIMEOUT, RESPONSE_PEEK_BYTES_MAX};
+use crate::limits::{CLIENT_BODY_TIMEOUT, INTERIM_BYTES_MAX, INTERIM_TIMEOUTS_MAX, RESPONSE_PEEK_BYTES_MAX};
 use crate::reason::Reason;
 use crate::worker::metered::Meters;
 use crate::worker::served::Upstream;
@@ -158,6 +158,7 @@ pub async fn exchange(
     let meters = connection.meters.clone();
     let (read_before, written_before) = (meters.read.get(), meters.written.get());
     let reused = connection.reused;
+    let mut interim = Interim { read_before, written: written_before, since: None };
     let mut progress = Progress::new(around.now);
     let is_sent = || meters.written.get() != written_before;
     let failed = |Broken { reason, detail }: Broken, phase| TryFailed {
@@ -180,6 +181,9 @@ pub async fn exchange(
         if ended.is_ready() {
             return Poll::Ready(Err(Broken::because(Reason::ResponseReset)));
         }
+        if let Some(broken) = interim.went_on_for_too_long(&meters, around.upstream.read_timeout) {
+            return Poll::Ready(Err(broken));
+        }
         progress
             .poll_stalled(&meters, around.upstream, around.source, around.timer, cx)
             .map(|reason| Err(Broken::because(reason)))
@@ -201,6 +205,35 @@ pub async fn exchange(
         .await
         .map_err(|broken| failed(broken, Phase::ResponseBody))?;
     Ok(Arrived { head, body, early })
+}
+
+/// What bounds interim answers (1xx): hyper reads over them, and each begins `read_timeout` anew.
+struct Interim {
+    read_before: u64,
+    /// Bytes written when something was last written.
+    written: u64,
+    /// Since then nothing was written, and something read that is no whole head.
+    since: Option<Instant>,
+}
+
+impl Interim {
+    fn went_on_for_too_long(&mut self, meters: &Meters, read_timeout: Duration) -> Option<Broken> {
+        let read = meters.read.get() - self.read_before;
+        if read == 0 {
+            return None;
+        }
+        if read > INTERIM_BYTES_MAX {
+            let detail = "no end of interim answers".to_owned();
+            return Some(Broken { reason: Reason::ResponseMalformed, detail });
+        }
+        let (now, written) = (Instant::now(), meters.written.get());
+        if self.since.is_none() || written != self.written {
+            (self.since, self.written) = (Some(now), written);
+        }
+        let patience = read_timeout.saturating_mul(INTERIM_TIMEOUTS_MAX);
+        let is_over = self.since.is_some_and(|since| now - since >= patience);
+        is_over.then(|| Broken::because(Reason::ResponseTimeout))
+    }
 }
 
 /// Takes what of the body is there already. Small bodies normally come with the head; of an answer that may be asked for

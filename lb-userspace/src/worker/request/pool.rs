@@ -30,7 +30,7 @@ use tokio::time::Instant;
 
 use super::body::RequestBody;
 use crate::config::model::Address;
-use crate::limits::{HEADERS_MAX, POOL_IDLE_TIMEOUT};
+use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX, POOL_IDLE_TIMEOUT};
 use crate::reason::Reason;
 use crate::state::event::{InstanceId, Slot};
 use crate::table::BackendTable;
@@ -89,6 +89,7 @@ impl BackendConnection {
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(BACKEND_BUFFER_BYTES_MAX)
             .max_headers(HEADERS_MAX)
+            .max_header_size(HEAD_BYTES_MAX)
             .handshake(TokioIo::new(metered))
             .await
             .map_err(io::Error::other)?;

@@ -132,3 +132,44 @@ fn what_a_backend_says_unasked_is_nobodys_answer() {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+const EARLY_HINTS: &str = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\n";
+
+#[test]
+fn interim_answers_are_read_over_and_bounded() {
+    let hints = |count: usize, pause: Duration| {
+        Backend::start(move |_, mut stream| {
+            while !read_head(&mut stream).is_empty() {
+                for _ in 0..count {
+                    if stream.write_all(EARLY_HINTS.as_bytes()).is_err() {
+                        return;
+                    }
+                    std::thread::sleep(pause);
+                }
+                answer(&mut stream, "ok");
+            }
+        })
+    };
+    let ask = |backend: &Backend| {
+        let worker =
+            Harness::start_with(&[backend.address], |snapshot| snapshot.upstreams[0].read_timeout_ms = 50);
+        worker.client().ask("POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n\r\n")
+    };
+    assert_eq!(ask(&hints(10, Duration::from_millis(20))).text(), "ok");
+    assert_eq!(ask(&hints(usize::MAX, Duration::from_millis(20))).reason(), "response_timeout");
+    assert_eq!(ask(&hints(usize::MAX, Duration::ZERO)).reason(), "response_malformed");
+}
+
+#[test]
+fn head_of_an_answer_is_as_large_as_that_of_a_request_may_be() {
+    for (bytes, expect) in [(30 * 1024, 200), (33 * 1024, 502)] {
+        let backend = Backend::start(move |_, mut stream| {
+            read_head(&mut stream);
+            write!(stream, "HTTP/1.1 200 OK\r\nx: {}\r\ncontent-length: 0\r\n\r\n", "x".repeat(bytes))
+                .unwrap();
+            read_head(&mut stream);
+        });
+        let worker = Harness::start(&[backend.address]);
+        assert_eq!(worker.get("/").status, expect);
+    }
+}
