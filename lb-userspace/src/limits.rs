@@ -22,6 +22,8 @@ pub const HELD_MAX: usize = 10_000;
 pub const REPLAY_BYTES_MAX: usize = 64 * 1024;
 /// Attempts for one request, the first included.
 pub const ATTEMPTS_MAX: u32 = 3;
+/// Connections that the kernel completes on one listening socket before a thread accepts them.
+pub const ACCEPT_QUEUE_MAX: i32 = 4096;
 /// Client connections in one worker.
 pub const CONNECTIONS_MAX: usize = 16_384;
 /// Time a client has to send a complete head.

@@ -38,7 +38,8 @@ pub enum ToWorker {
     Status,
     /// Answer with [`FromWorker::Pong`] when every thread has come by.
     Ping,
-    /// Take nothing new, finish what is in progress, then exit 0. Idle client connections are closed.
+    /// Take nothing new but what waits in accept queues, finish what is in progress, then exit 0. Idle client connections are closed. Snapshots,
+    /// changes of the table and pings are obeyed as before.
     Drain {
         /// After this long exit all the same.
         within_ms: u64,

@@ -12,10 +12,8 @@ use socket2::{Domain, Socket, Type};
 
 use super::port_holder;
 use crate::config::model::Model;
+use crate::limits::ACCEPT_QUEUE_MAX;
 use crate::snapshot::ServedListener;
-
-/// Connections that the kernel completes before a thread accepts them.
-const BACKLOG: i32 = 4096;
 
 /// All listening sockets.
 pub struct Listeners {
@@ -138,7 +136,7 @@ fn listening(bind: SocketAddr, count: usize, beside: Beside) -> io::Result<(Sock
     drop(first);
     let socket = || -> io::Result<Arc<OwnedFd>> {
         let socket = bound(address, Sharing::BetweenThreads)?;
-        socket.listen(BACKLOG)?;
+        socket.listen(ACCEPT_QUEUE_MAX)?;
         socket.set_nonblocking(true)?;
         Ok(Arc::new(socket.into()))
     };

@@ -4,11 +4,13 @@
 #![expect(clippy::disallowed_types, reason = "accepts connections")]
 #![expect(clippy::disallowed_methods, reason = "waits when the process is out of descriptors")]
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -16,7 +18,7 @@ use tokio::task::JoinHandle;
 
 use super::connection;
 use super::thread::Thread;
-use crate::limits::CONNECTIONS_MAX;
+use crate::limits::{ACCEPT_QUEUE_MAX, CONNECTIONS_MAX};
 use crate::snapshot::ServedListener;
 
 /// Wait after an accept error that will not go away by itself (no descriptors left, no memory).
@@ -24,7 +26,7 @@ const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
 /// Connections taken in a row before other tasks of the thread get their turn.
 const ACCEPTS_IN_A_ROW: usize = 32;
 
-/// Dropped: accepts no more. What waits in the queue stays there for another worker.
+/// Dropped: accepts no more. What waits in the queue is reset with the last descriptor of the socket.
 pub struct Listening {
     thread: Rc<Thread>,
     listener: Rc<TcpListener>,
@@ -73,17 +75,21 @@ fn take(thread: &Rc<Thread>, named: &Rc<ServedListener>, stream: TcpStream, peer
 }
 
 impl Listening {
-    /// Takes what already waits in the accept queue, then closes the socket: the listener is gone for good. Nobody is accepted
+    /// Takes what already waits in the accept queue, then closes the socket: nobody else may come to accept. Nobody is accepted
     /// once this returns.
     pub async fn close(mut self) {
         self.accepting.abort();
         // The task shares the socket until the runtime has dropped it.
         let _ = (&mut self.accepting).await;
-        let waker = std::task::Waker::noop();
-        let mut cx = std::task::Context::from_waker(waker);
-        while let std::task::Poll::Ready(Ok((stream, peer))) = self.listener.poll_accept(&mut cx) {
-            take(&self.thread, &self.named, stream, peer);
-        }
+        let mut nobody = Context::from_waker(Waker::noop());
+        tokio::task::coop::unconstrained(poll_fn(|_| {
+            for _ in 0..ACCEPT_QUEUE_MAX {
+                let Poll::Ready(Ok((stream, peer))) = self.listener.poll_accept(&mut nobody) else { break };
+                take(&self.thread, &self.named, stream, peer);
+            }
+            Poll::Ready(())
+        }))
+        .await;
     }
 }
 

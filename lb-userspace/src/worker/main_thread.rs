@@ -219,7 +219,7 @@ impl Main {
         }
         for (index, thread) in self.threads.iter().enumerate() {
             let mut sockets = Vec::new();
-            for listener in &served.snapshot.listeners {
+            for listener in served.snapshot.listeners.iter().filter(|_| !self.draining) {
                 if let Some(socket) = self.attached.listeners.remove(&(listener.id, index)) {
                     sockets.push((listener.clone(), socket));
                 }
@@ -263,17 +263,16 @@ impl Main {
         }
     }
 
-    /// Asks all threads. One that drains hears nothing more: it ends when its requests do.
+    /// Asks all threads that have not drained.
     fn ping(&mut self) {
         self.pinged = true;
-        let asked = !self.draining;
         for thread in &mut self.threads {
-            thread.alive = !(asked && thread.commands.send(Command::Ping).is_ok());
+            thread.alive = thread.commands.send(Command::Ping).is_err();
         }
     }
 
     async fn answer_ping(&mut self) {
-        if self.pinged && self.threads.iter().all(|thread| thread.alive || self.draining) {
+        if self.pinged && self.threads.iter().all(|thread| thread.alive || thread.ended) {
             self.pinged = false;
             self.send(&FromWorker::Pong).await;
         }
@@ -293,10 +292,7 @@ impl Main {
             Notice::Serving(number) => {
                 let before = self.serving();
                 self.threads[index].serving = number;
-                let now = self.serving();
-                if now > before {
-                    self.send(&FromWorker::Serving { number: now }).await;
-                }
+                self.acknowledge(before).await;
                 false
             }
             Notice::Alive => {
@@ -305,7 +301,10 @@ impl Main {
                 false
             }
             Notice::Ended => {
+                let before = self.serving();
                 self.threads[index].ended = true;
+                self.acknowledge(before).await;
+                self.answer_ping().await;
                 let all = self.threads.iter().all(|thread| thread.ended);
                 if all {
                     self.flush_logs();
@@ -323,9 +322,17 @@ impl Main {
         }
     }
 
-    /// The snapshot that every thread serves at least.
+    /// Tells the master what every thread serves now, where that is more than before.
+    async fn acknowledge(&mut self, before: u64) {
+        let now = self.serving();
+        if now > before {
+            self.send(&FromWorker::Serving { number: now }).await;
+        }
+    }
+
+    /// The snapshot that every thread serves at least; one that has drained serves nothing.
     fn serving(&self) -> u64 {
-        self.threads.iter().map(|thread| thread.serving).min().unwrap_or(0)
+        self.threads.iter().filter(|thread| !thread.ended).map(|thread| thread.serving).min().unwrap_or(0)
     }
 }
 

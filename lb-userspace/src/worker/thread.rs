@@ -128,6 +128,7 @@ async fn obey(thread: Rc<Thread>, mut commands: mpsc::UnboundedReceiver<Command>
                 thread.pool.drop_expired(now);
                 continue;
             }
+            () = drained(&thread), if thread.draining.get().is_some() => None,
         };
         match command {
             None => return,
@@ -139,8 +140,10 @@ async fn obey(thread: Rc<Thread>, mut commands: mpsc::UnboundedReceiver<Command>
             Some(Command::TableChanged) => look_again(&thread),
             Some(Command::Ping) => drop(notices.send((thread.index, Notice::Alive))),
             Some(Command::Drain(until)) => {
-                listening.clear();
-                return drain(&thread, until).await;
+                for (_, listening) in listening.drain() {
+                    listening.close().await;
+                }
+                drain(&thread, until);
             }
         }
     }
@@ -173,9 +176,16 @@ fn look_again(thread: &Thread) {
     thread.changed.notify_waiters();
 }
 
-async fn drain(thread: &Thread, until: Instant) {
+/// Nothing new is taken. What is in progress goes on, and follows snapshots and the table as before.
+fn drain(thread: &Thread, until: Instant) {
     thread.draining.set(Some(until));
     thread.connections.close_idle();
     thread.changed.notify_waiters();
-    let _ = timeout_at(until, thread.connections.all_closed()).await;
+}
+
+/// Returns when nothing is in progress any more, or has had its time.
+async fn drained(thread: &Thread) {
+    if let Some(until) = thread.draining.get() {
+        let _ = timeout_at(until, thread.connections.all_closed()).await;
+    }
 }

@@ -228,6 +228,7 @@ fn request_that_breaks_while_its_answer_arrives_is_the_clients_fault() {
     let worker = Harness::start(&[backend.address]);
     let errors = tempfile::NamedTempFile::new().unwrap();
     worker.attach(crate::link::Attachment::ErrorLog, errors.reopen().unwrap().as_fd());
+    worker.settle();
     let mut client = worker.client();
     client
         .0

@@ -78,13 +78,25 @@ impl Harness {
 
     /// Sends the snapshot under the next number and waits until it is served.
     pub fn publish(&mut self) {
+        let number = self.send_snapshot();
+        self.wait_for(|message| *message == FromWorker::Serving { number });
+    }
+
+    /// Sends the snapshot under the next number, and returns that.
+    pub fn send_snapshot(&mut self) -> u64 {
         self.snapshot.number += 1;
         let memory = shared_memory("snapshot", 0).unwrap();
         let mut file = std::fs::File::from(memory);
         file.write_all(&serde_json::to_vec(&self.snapshot).unwrap()).unwrap();
         let number = self.snapshot.number;
         self.send(&ToWorker::Snapshot { number }, Some(file.as_fd()));
-        self.wait_for(|message| *message == FromWorker::Serving { number });
+        number
+    }
+
+    /// Waits until the worker has obeyed all that it was sent before.
+    pub fn settle(&self) {
+        self.send(&ToWorker::Ping, None);
+        self.wait_for(|message| *message == FromWorker::Pong);
     }
 
     /// Writes a row and tells the worker.

@@ -123,6 +123,43 @@ fn draining_worker_answers_the_first_request_of_a_connection_just_made() {
 }
 
 #[test]
+fn draining_worker_takes_what_waits_in_its_accept_queue() {
+    let backend = Backend::echo("one");
+    let mut worker = Harness::start(&[backend.address]);
+    let address = nobody();
+    let second = TcpListener::bind(address).unwrap();
+    let early = TcpStream::connect(address).unwrap();
+    worker.attach(Attachment::Listener { id: 2, thread: 0 }, second.as_fd());
+    drop(second);
+    worker.snapshot.listeners.push(ServedListener { id: 2, name: "web".into(), address });
+    // The thread is told to drain before it has come to accept.
+    worker.send_snapshot();
+    worker.send(&ToWorker::Drain { within_ms: 10_000 }, None);
+    assert_eq!(Client(early).ask("GET / HTTP/1.1\r\nhost: h\r\n\r\n").status, 200);
+    worker.wait_for(|message| *message == FromWorker::Drained);
+    worker.join();
+}
+
+#[test]
+fn draining_worker_follows_snapshots_and_acknowledges_them() {
+    let (old, new) = (Backend::echo("old"), Backend::echo("new"));
+    let mut worker =
+        Harness::start_with(&[old.address], |snapshot| snapshot.upstreams[0].hold_timeout_ms = 10_000);
+    worker.set(0, 1, lb_common::backend::TrafficState::Out);
+    let mut client = worker.client();
+    std::io::Write::write_all(&mut client.0, b"GET / HTTP/1.1\r\nhost: h\r\n\r\n").unwrap();
+    let metrics = worker.metrics();
+    wait_until("it is held", || metrics().contains("lbctl_requests_held{upstream=\"docs\"} 1.0\n"));
+    worker.send(&ToWorker::Drain { within_ms: 10_000 }, None);
+    worker.snapshot.upstreams[0].backends = vec![served("docs:0", 1, new.address)];
+    worker.publish();
+    worker.set(1, 2, lb_common::backend::TrafficState::In);
+    assert!(client.answer(false).text().starts_with("new"));
+    worker.wait_for(|message| *message == FromWorker::Drained);
+    worker.join();
+}
+
+#[test]
 fn pings_are_answered_while_requests_are_finished_too() {
     let (go, wait) = std::sync::mpsc::channel::<()>();
     let wait = std::sync::Mutex::new(wait);

@@ -214,6 +214,7 @@ fn websocket_that_is_asked_for_while_another_request_is_in_progress_opens() {
 fn logged_reason(worker: &Harness, what_happens: impl FnOnce()) -> String {
     let errors = tempfile::NamedTempFile::new().unwrap();
     worker.attach(crate::link::Attachment::ErrorLog, errors.reopen().unwrap().as_fd());
+    worker.settle();
     what_happens();
     let logged = || std::io::read_to_string(errors.reopen().unwrap()).unwrap();
     wait_until("it is logged", || logged().contains("\"phase\":\"tunnel\""));
