@@ -174,13 +174,13 @@ impl Relayed {
         if let Some(route) = record.route.as_ref().filter(|route| !route.response_headers.is_empty()) {
             apply(&route.response_headers, &mut parts.headers, &record.variables());
         }
-        if !record.is_read() {
-            // The rest of the request will not be read: who sends it is told.
-            parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        }
         record.phase = Phase::ResponseBody;
         let body = match early {
             Early::Whole(bytes) => {
+                if !record.is_read() {
+                    // The rest of the request will not be read: who sends it is told.
+                    parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+                }
                 record.bytes_sent = bytes.len() as u64;
                 if let Some(upstream) = &record.upstream {
                     record.thread.pool.give_back(connection, &upstream.shared, now);

@@ -223,6 +223,22 @@ fn client_that_pauses_while_its_answer_arrives_is_no_failure_of_the_backend() {
 }
 
 #[test]
+fn connection_is_kept_where_answer_and_request_end_together() {
+    let backend = answers_early(10);
+    let worker = Harness::start(&[backend.address]);
+    let mut client = worker.client();
+    for _ in 0..3 {
+        client.0.write_all(b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 10\r\n\r\n12345").unwrap();
+        client.0.set_read_timeout(Some(PATIENCE)).unwrap();
+        let head = read_head(&mut client.0);
+        assert!(head.contains("200 OK") && !head.contains("connection"), "{head}");
+        client.0.write_all(b"67890").unwrap();
+        let mut rest = [0; 12];
+        client.0.read_exact(&mut rest).unwrap();
+    }
+}
+
+#[test]
 fn request_that_breaks_while_its_answer_arrives_is_the_clients_fault() {
     let backend = answers_early(100);
     let worker = Harness::start(&[backend.address]);
