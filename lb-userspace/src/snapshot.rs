@@ -25,8 +25,12 @@ pub struct Snapshot {
     pub trusted_proxies: Vec<ipnet::IpNet>,
     /// Add `X-Lb-Reason` to answers that we make ourselves.
     pub reason_header: bool,
-    /// How access records look, if there is an access log.
+    /// How access records look; `None`: there is no access log, whatever was attached before.
     pub access_format: Option<AccessFormat>,
+    /// Whether the error log is a file, attached before; else it is standard error.
+    pub error_file: bool,
+    /// Whether `/metrics` is served, on a socket attached before.
+    pub metrics: bool,
 }
 
 /// A listening address. `id` names its sockets in `Attachment::Listener`.

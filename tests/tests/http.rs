@@ -425,5 +425,14 @@ fn access_and_error_log_have_a_line_for_each_request_and_are_reopened() {
         Some(lines(&access)).filter(|found| !found.is_empty())
     });
     assert_eq!(again[0]["path"], "/again");
+
+    lb.write_config(&text);
+    lb.succeed(&["reload"]);
+    let (accesses, failures) = (lines(&access).len(), lines(&errors).len());
+    assert_eq!(get(([127, 0, 0, 1], port), "/slow").unwrap().status, 504);
+    until(Duration::from_secs(5), "the failure on standard error", || {
+        lb.complaints().contains("\"reason\":\"response_timeout\"").then_some(())
+    });
+    assert_eq!((lines(&access).len(), lines(&errors).len()), (accesses, failures), "logs are switched off");
     lb.stop();
 }

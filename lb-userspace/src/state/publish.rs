@@ -32,6 +32,8 @@ impl Turn<'_> {
             trusted_proxies: model.node.trusted_proxies.clone(),
             reason_header: model.node.reason_header,
             access_format: model.log.access.as_ref().map(|_| model.log.access_format.clone()),
+            error_file: model.log.error.is_some(),
+            metrics: model.metrics_bind.is_some(),
         }
     }
 

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use super::log_queue::LogQueue;
 use super::master_link::{MasterLink, Packet};
 use super::metrics::ThreadMetrics;
 use super::metrics_listener::MetricsListener;
-use super::served::Served;
+use super::served::{Logs, Served};
 use super::shared::{REPORTS_QUEUED_MAX, Shared};
 use super::thread::{self, Command, Notice, Notices};
 use crate::control::protocol::StatusReport;
@@ -58,6 +58,7 @@ struct Main {
     thread_count: usize,
     shared: Option<Arc<Shared>>,
     served: Option<Arc<Served>>,
+    logs: Logs,
     attached: Attached,
     reports: (mpsc::Sender<FromWorker>, mpsc::Receiver<FromWorker>),
     notices: (Notices, mpsc::UnboundedReceiver<(usize, Notice)>),
@@ -72,8 +73,6 @@ struct Main {
 struct Attached {
     table: Option<OwnedFd>,
     activity: Option<OwnedFd>,
-    access_log: Option<OwnedFd>,
-    error_log: Option<OwnedFd>,
     listeners: HashMap<(u32, usize), OwnedFd>,
 }
 
@@ -97,6 +96,7 @@ impl Main {
             thread_count: 1,
             shared: None,
             served: None,
+            logs: Logs::default(),
             attached: Attached::default(),
             reports,
             notices: mpsc::unbounded_channel(),
@@ -188,14 +188,8 @@ impl Main {
         match what {
             Attachment::Table => self.attached.table = Some(descriptor),
             Attachment::Activity => self.attached.activity = Some(descriptor),
-            Attachment::AccessLog => {
-                self.attached.access_log = Some(descriptor);
-                self.open_logs()?;
-            }
-            Attachment::ErrorLog => {
-                self.attached.error_log = Some(descriptor);
-                self.open_logs()?;
-            }
+            Attachment::AccessLog => open_log("access-log", &mut self.logs.access, descriptor)?,
+            Attachment::ErrorLog => open_log("error-log", &mut self.logs.error, descriptor)?,
             Attachment::Metrics => self.metrics.listen(descriptor)?,
             Attachment::Listener { id, thread } => {
                 self.attached.listeners.insert((id, thread), descriptor);
@@ -209,7 +203,8 @@ impl Main {
         if self.served.as_ref().is_some_and(|served| snapshot.number <= served.snapshot.number) {
             return Ok(());
         }
-        let served = Arc::new(Served::new(snapshot, self.served.as_deref()));
+        self.detach(&snapshot)?;
+        let served = Arc::new(Served::new(snapshot, self.logs.clone(), self.served.as_deref()));
         if self.threads.is_empty() {
             let shared = self.share()?;
             for index in 0..self.thread_count {
@@ -234,6 +229,22 @@ impl Main {
         Ok(())
     }
 
+    /// Lets go of what was attached once and is there no more.
+    fn detach(&mut self, snapshot: &Snapshot) -> anyhow::Result<()> {
+        if snapshot.access_format.is_none() {
+            self.logs.access = None;
+        }
+        let had_file = self.served.as_ref().is_some_and(|served| served.snapshot.error_file);
+        if self.logs.error.is_none() || (had_file && !snapshot.error_file) {
+            let stderr = rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), 3)?;
+            open_log("error-log", &mut self.logs.error, stderr)?;
+        }
+        if !snapshot.metrics {
+            self.metrics.close();
+        }
+        Ok(())
+    }
+
     fn share(&mut self) -> anyhow::Result<Arc<Shared>> {
         let table = self.attached.table.take().context("no backend table came before the first snapshot")?;
         let activity =
@@ -243,18 +254,7 @@ impl Main {
         let shared = Arc::new(Shared::new(table, activity, self.reports.0.clone()));
         self.shared = Some(shared.clone());
         self.metrics.told.borrow_mut().shared = Some(shared.clone());
-        if self.attached.error_log.is_none() {
-            self.attached.error_log = Some(rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), 3)?);
-        }
-        self.open_logs()?;
         Ok(shared)
-    }
-
-    /// Hands attached log files to their writers.
-    fn open_logs(&mut self) -> anyhow::Result<()> {
-        let Some(shared) = &self.shared else { return Ok(()) };
-        open_log("access-log", &shared.access_log, self.attached.access_log.take())?;
-        open_log("error-log", &shared.error_log, self.attached.error_log.take())
     }
 
     fn tell_threads(&self, command: impl Fn() -> Command) {
@@ -316,9 +316,8 @@ impl Main {
     }
 
     fn flush_logs(&self) {
-        let Some(shared) = &self.shared else { return };
-        for log in [&shared.access_log, &shared.error_log] {
-            log.get().map(|log| log.flush(LOG_FLUSH_WITHIN));
+        for log in [&self.logs.access, &self.logs.error].into_iter().flatten() {
+            log.flush(LOG_FLUSH_WITHIN);
         }
     }
 
@@ -336,13 +335,13 @@ impl Main {
     }
 }
 
-fn open_log(name: &str, log: &OnceLock<LogQueue>, file: Option<OwnedFd>) -> anyhow::Result<()> {
-    let Some(file) = file else { return Ok(()) };
-    match log.get() {
+/// Continues a log in this file, or begins it.
+fn open_log(name: &str, log: &mut Option<LogQueue>, file: OwnedFd) -> anyhow::Result<()> {
+    match log {
         Some(log) => log.reopen(file),
         None => {
-            let queue = LogQueue::start(name, file).with_context(|| format!("start the writer of {name}"))?;
-            let _ = log.set(queue);
+            let started = LogQueue::start(name, file);
+            *log = Some(started.with_context(|| format!("start the writer of {name}"))?);
         }
     }
     Ok(())

@@ -82,6 +82,13 @@ impl MetricsListener {
         }
         Ok(())
     }
+
+    /// Accepts no more.
+    pub fn close(&mut self) {
+        if let Some(accepting) = self.accepting.take() {
+            accepting.abort();
+        }
+    }
 }
 
 async fn accept(listener: TcpListener, told: Rc<RefCell<Told>>) {
@@ -145,7 +152,7 @@ fn answer(request: &Request<Incoming>, told: &Told) -> Response<Full<Bytes>> {
 }
 
 fn metrics(told: &Told) -> Response<Full<Bytes>> {
-    let dropped = told.shared.as_ref().map_or_else(LogsDropped::default, |shared| shared.logs_dropped());
+    let dropped = told.served.as_ref().map_or_else(LogsDropped::default, |served| served.logs.dropped());
     let now = Time::now();
     // What is up has aged since the master reported it.
     let report = told.status.as_ref().map(|(report, at)| Arc::new(report.clone().aged(now.since(*at))));

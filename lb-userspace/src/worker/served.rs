@@ -10,7 +10,8 @@ use std::time::Duration;
 use http::HeaderValue;
 
 use super::access_log::AccessLogFormat;
-use super::metrics::{BackendMetrics, ThreadMetrics, UpstreamMetrics};
+use super::log_queue::LogQueue;
+use super::metrics::{BackendMetrics, LogsDropped, ThreadMetrics, UpstreamMetrics};
 use super::request::budget::RetryBudget;
 use super::request::route::RouteTable;
 use crate::balance::Chooser;
@@ -26,9 +27,28 @@ pub struct Served {
     pub via: HeaderValue,
     /// How access records look.
     pub access_format: AccessLogFormat,
+    /// Where records go.
+    pub logs: Logs,
     /// What listeners are called, by id.
     listeners: HashMap<u32, String>,
     upstreams: HashMap<String, Arc<Upstream>>,
+}
+
+/// The logs that there are. A log ends with the last snapshot that has it.
+#[derive(Clone, Default)]
+pub struct Logs {
+    /// The access log.
+    pub access: Option<LogQueue>,
+    /// The log of answers that we made ourselves.
+    pub error: Option<LogQueue>,
+}
+
+impl Logs {
+    /// Records that were lost.
+    pub fn dropped(&self) -> LogsDropped {
+        let dropped = |log: &Option<LogQueue>| log.as_ref().map_or(0, LogQueue::dropped);
+        LogsDropped { access: dropped(&self.access), error: dropped(&self.error) }
+    }
 }
 
 /// An upstream as all threads share it.
@@ -71,7 +91,7 @@ impl Upstream {
 
 impl Served {
     /// Prepares `snapshot`; counts go on from `before`.
-    pub fn new(snapshot: Snapshot, before: Option<&Self>) -> Self {
+    pub fn new(snapshot: Snapshot, logs: Logs, before: Option<&Self>) -> Self {
         let upstreams = snapshot.upstreams.iter().map(|upstream| {
             let before = before.and_then(|before| before.upstreams.get(&upstream.name));
             (upstream.name.clone(), Arc::new(Upstream::new(upstream, before.map(|before| &**before))))
@@ -83,6 +103,7 @@ impl Served {
             upstreams: upstreams.collect(),
             routes: RouteTable::new(&snapshot.routes),
             via,
+            logs,
             access_format: AccessLogFormat::new(&snapshot.access_format.clone().unwrap_or_default()),
             snapshot,
         }
@@ -193,9 +214,9 @@ mod tests {
 
     #[test]
     fn idle_permits_count_on_over_snapshots() {
-        let first = Served::new(snapshot(1), None);
+        let first = Served::new(snapshot(1), Logs::default(), None);
         let held = IdlePermit::take(&first.upstreams["docs"]).unwrap();
-        let second = Served::new(snapshot(1), Some(&first));
+        let second = Served::new(snapshot(1), Logs::default(), Some(&first));
         assert!(IdlePermit::take(&second.upstreams["docs"]).is_none());
         drop(held);
         assert!(IdlePermit::take(&second.upstreams["docs"]).is_some());
@@ -203,6 +224,6 @@ mod tests {
 
     #[test]
     fn via_names_the_node_as_a_token() {
-        assert_eq!(Served::new(snapshot(1), None).via, "1.1 lbctl-edge_1");
+        assert_eq!(Served::new(snapshot(1), Logs::default(), None).via, "1.1 lbctl-edge_1");
     }
 }

@@ -1,13 +1,11 @@
 //! What all threads of a worker share: the tables, the bounds that count over threads, and the way back to the master.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use lb_common::limits::BACKENDS_MAX;
 use tokio::sync::mpsc;
 
-use super::log_queue::LogQueue;
-use super::metrics::LogsDropped;
 use crate::link::FromWorker;
 use crate::reason::Reason;
 use crate::state::event::{InstanceId, Slot};
@@ -22,10 +20,6 @@ pub struct Shared {
     pub table: BackendTable,
     /// Our load on each backend.
     pub activity: ActivityTable,
-    /// The access log, if there is one.
-    pub access_log: OnceLock<LogQueue>,
-    /// The log of answers that we made ourselves.
-    pub error_log: OnceLock<LogQueue>,
     /// Open client connections.
     pub connections: AtomicUsize,
     /// Those that only linger.
@@ -44,25 +38,7 @@ impl Shared {
     pub fn new(table: BackendTable, activity: ActivityTable, reports: mpsc::Sender<FromWorker>) -> Self {
         let failed = (0..BACKENDS_MAX).map(|_| AtomicU64::new(0)).collect();
         let (connections, lingering, held, held_common) = Default::default();
-        let (access_log, error_log) = (OnceLock::new(), OnceLock::new());
-        Self {
-            table,
-            activity,
-            access_log,
-            error_log,
-            connections,
-            lingering,
-            held,
-            held_common,
-            failed,
-            reports,
-        }
-    }
-
-    /// Log records that were lost.
-    pub fn logs_dropped(&self) -> LogsDropped {
-        let dropped = |log: &OnceLock<LogQueue>| log.get().map_or(0, LogQueue::dropped);
-        LogsDropped { access: dropped(&self.access_log), error: dropped(&self.error_log) }
+        Self { table, activity, connections, lingering, held, held_common, failed, reports }
     }
 
     /// Tells the master that a request failed on this instance in a way that counts against it.

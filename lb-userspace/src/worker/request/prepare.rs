@@ -83,7 +83,7 @@ pub fn prepare(record: &mut Record, request: Request<Incoming>) -> Result<Prepar
     {
         return Err(Reason::ExpectationFailed);
     }
-    if record.thread.shared.access_log.get().is_some() {
+    if record.served.shared.logs.access.is_some() {
         record.user_agent = parts.headers.get(USER_AGENT).cloned();
         record.referer = parts.headers.get(REFERER).cloned();
     }

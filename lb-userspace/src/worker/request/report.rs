@@ -18,11 +18,11 @@ use crate::worker::log_queue::LogQueue;
 /// Counts and logs a request that is over.
 pub fn write(record: &Record) {
     count(record);
-    let shared = &record.thread.shared;
-    if let Some(log) = shared.access_log.get() {
+    let logs = &record.served.shared.logs;
+    if let Some(log) = &logs.access {
         log_access(record, log);
     }
-    if let (Some(reason), Some(log)) = (record.reason, shared.error_log.get()) {
+    if let (Some(reason), Some(log)) = (record.reason, &logs.error) {
         log_error(record, reason, log);
     }
 }

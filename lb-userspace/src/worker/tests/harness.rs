@@ -16,7 +16,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 
-use crate::config::model::{Address, Balance, HeaderChanges, Route};
+use crate::config::model::{AccessFormat, Address, Balance, HeaderChanges, Route};
 use crate::link::{Attachment, FromWorker, PACKET_BYTES_MAX, ToWorker};
 use crate::snapshot::{ServedBackend, ServedListener, ServedUpstream, Snapshot};
 use crate::state::event::{InstanceId, Slot};
@@ -228,6 +228,9 @@ fn snapshot(address: SocketAddr, backends: &[SocketAddr]) -> Snapshot {
         routes: vec![route],
         upstreams: vec![upstream],
         reason_header: true,
+        access_format: Some(AccessFormat::Json),
+        error_file: true,
+        metrics: true,
         ..Snapshot::default()
     }
 }

@@ -204,13 +204,14 @@ fn metrics_hold_what_the_master_knows_when_they_are_asked_for() {
 #[test]
 fn requests_are_logged_and_counted() {
     let backend = Backend::echo("one");
-    let worker = Harness::start(&[backend.address]);
+    let mut worker = Harness::start(&[backend.address]);
     let folder = tempfile::tempdir().unwrap();
     let (access, errors) = (folder.path().join("access"), folder.path().join("errors"));
     worker.attach(Attachment::AccessLog, std::fs::File::create(&access).unwrap().as_fd());
     worker.attach(Attachment::ErrorLog, std::fs::File::create(&errors).unwrap().as_fd());
     let metrics = TcpListener::bind("127.0.0.1:0").unwrap();
     worker.attach(Attachment::Metrics, metrics.as_fd());
+    worker.publish();
     let mut scraper = Client(TcpStream::connect(metrics.local_addr().unwrap()).unwrap());
     assert_eq!(scraper.ask("GET /readyz HTTP/1.1\r\nhost: m\r\n\r\n").status, 200);
     worker.get("/seen");
@@ -224,6 +225,39 @@ fn requests_are_logged_and_counted() {
     assert!(counts.text().contains("backend_starting"), "{}", counts.text());
     assert_eq!(scraper.ask("GET /readyz HTTP/1.1\r\nhost: m\r\n\r\n").status, 503);
     assert_eq!(scraper.ask("GET /healthz HTTP/1.1\r\nhost: m\r\n\r\n").status, 200);
+}
+
+#[test]
+fn logs_and_metrics_that_are_switched_off_end() {
+    let backend = Backend::echo("one");
+    let mut worker = Harness::start(&[backend.address]);
+    let folder = tempfile::tempdir().unwrap();
+    let (access, errors) = (folder.path().join("access"), folder.path().join("errors"));
+    worker.attach(Attachment::AccessLog, std::fs::File::create(&access).unwrap().as_fd());
+    worker.attach(Attachment::ErrorLog, std::fs::File::create(&errors).unwrap().as_fd());
+    let metrics = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = metrics.local_addr().unwrap();
+    worker.attach(Attachment::Metrics, metrics.as_fd());
+    drop(metrics);
+    worker.publish();
+    assert_eq!(worker.get("/before").status, 200);
+    assert_eq!(worker.client().ask("GET / HTTP/1.1\r\n\r\n").status, 400);
+    let lines = |path: &std::path::Path| std::fs::read_to_string(path).unwrap().lines().count();
+    wait_until("both are logged", || lines(&access) == 2 && lines(&errors) == 1);
+    worker.snapshot.access_format = None;
+    worker.snapshot.error_file = false;
+    worker.snapshot.metrics = false;
+    worker.publish();
+    assert_eq!(worker.get("/after").status, 200);
+    assert_eq!(worker.client().ask("GET / HTTP/1.1\r\n\r\n").status, 400);
+    wait_until("nobody listens", || TcpStream::connect(address).is_err());
+    assert_eq!((lines(&access), lines(&errors)), (2, 1));
+    // And on again.
+    worker.attach(Attachment::AccessLog, std::fs::File::create(&access).unwrap().as_fd());
+    worker.snapshot.access_format = Some(crate::config::model::AccessFormat::Json);
+    worker.publish();
+    assert_eq!(worker.get("/again").status, 200);
+    wait_until("it is logged", || lines(&access) == 1);
 }
 
 #[test]
