@@ -78,6 +78,11 @@ pub enum FromWorker {
         /// `Snapshot::number`.
         number: u64,
     },
+    /// The descriptor of this snapshot, or of a newer one, was lost on the way: send the newest again.
+    SnapshotLost {
+        /// `Snapshot::number`.
+        number: u64,
+    },
     /// A request failed on a backend in a way that counts against it.
     Failure {
         /// The backend's row.

@@ -105,6 +105,10 @@ impl Master<'_> {
                 let number = self.workers.serves(generation, number);
                 self.event(Event::Acknowledged { number });
             }
+            FromWorker::SnapshotLost { number } => {
+                log::warn!("worker is out of descriptors worker={generation} snapshot={number}");
+                self.workers.publish_again(generation);
+            }
             FromWorker::Failure { slot, instance, reason } => self.event(Event::BackendFailed {
                 slot: crate::state::event::Slot(slot),
                 instance: InstanceId(instance),

@@ -30,6 +30,8 @@ use crate::time::Time;
 
 /// How long a worker that nobody but a signal asked to drain takes at most.
 const DRAIN_WITHIN: Duration = Duration::from_secs(30);
+/// Wait before a snapshot is asked for whose descriptor was lost.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// How long the last log records may take to the disk.
 const LOG_FLUSH_WITHIN: Duration = Duration::from_secs(1);
 
@@ -157,6 +159,7 @@ impl Main {
             ToWorker::Attach { what } => {
                 self.attach(what, descriptor.context("an attachment comes with a descriptor")?)?
             }
+            ToWorker::Snapshot { number } if descriptor.is_none() => self.ask_again(number),
             ToWorker::Snapshot { number } => {
                 let snapshot: Snapshot = read_memory(descriptor).context("read a snapshot")?;
                 anyhow::ensure!(
@@ -167,6 +170,8 @@ impl Main {
                 self.serve(snapshot)?;
             }
             ToWorker::TableChanged => self.tell_threads(|| Command::TableChanged),
+            // The next one is soon to come.
+            ToWorker::Status if descriptor.is_none() => {}
             ToWorker::Status => {
                 let status: StatusReport = read_memory(descriptor).context("read a status report")?;
                 let mut told = self.metrics.told.borrow_mut();
@@ -182,6 +187,15 @@ impl Main {
             }
         }
         Ok(())
+    }
+
+    /// A snapshot came without its descriptor. What is served goes on; a little later there may be room for it.
+    fn ask_again(&self, number: u64) {
+        let reports = self.reports.0.clone();
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep_until(Instant::now() + ASK_AGAIN_AFTER).await;
+            let _ = reports.send(FromWorker::SnapshotLost { number }).await;
+        });
     }
 
     fn attach(&mut self, what: Attachment, descriptor: OwnedFd) -> anyhow::Result<()> {

@@ -7,7 +7,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendFlags, recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendFlags,
+    recvmsg, sendmsg,
 };
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -19,7 +20,7 @@ use crate::link::{FromWorker, PACKET_BYTES_MAX, ToWorker};
 pub struct Packet {
     /// What the master says.
     pub message: ToWorker,
-    /// For `Attach`, `Snapshot` and `Status`.
+    /// For `Attach`, `Snapshot` and `Status`; `None` also where the kernel could not give it to us, being out of descriptors.
     pub descriptor: Option<OwnedFd>,
 }
 
@@ -91,6 +92,9 @@ fn receive_packet(socket: impl AsFd, packet: &mut [u8]) -> io::Result<Option<Pac
         })
         .flatten();
     let descriptor = descriptors.next();
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        log::error!("descriptor from the master lost: out of descriptors");
+    }
     if received.bytes == 0 {
         return Ok(None);
     }

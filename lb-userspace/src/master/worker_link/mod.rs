@@ -151,6 +151,14 @@ impl Workers {
         Ok(())
     }
 
+    /// Sends the newest picture to one that has lost it.
+    pub fn publish_again(&self, generation: u64) {
+        let worker = self.living.iter().find(|worker| worker.generation == generation);
+        if let (Some(worker), Some((number, memory))) = (worker, &self.snapshot) {
+            worker.send_memory(ToWorker::Snapshot { number: *number }, memory);
+        }
+    }
+
     /// Gives a descriptor to all that live.
     pub fn attach(&self, what: &Attachment, descriptor: &Arc<OwnedFd>) {
         for worker in &self.living {

@@ -261,6 +261,19 @@ fn logs_and_metrics_that_are_switched_off_end() {
 }
 
 #[test]
+fn lost_descriptors_cost_no_connection() {
+    let backend = Backend::echo("one");
+    let mut worker = Harness::start(&[backend.address]);
+    let mut client = worker.client();
+    worker.send(&ToWorker::Status, None);
+    worker.send(&ToWorker::Snapshot { number: 7 }, None);
+    worker.wait_for(|message| *message == FromWorker::SnapshotLost { number: 7 });
+    assert_eq!(client.ask("GET / HTTP/1.1\r\nhost: h\r\n\r\n").status, 200);
+    worker.publish();
+    assert_eq!(client.ask("GET / HTTP/1.1\r\nhost: h\r\n\r\n").status, 200);
+}
+
+#[test]
 fn worker_serves_on_when_the_master_is_gone() {
     let backend = Backend::echo("one");
     let mut worker = Harness::start(&[backend.address]);
