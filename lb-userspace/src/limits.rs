@@ -24,8 +24,12 @@ pub const REPLAY_BYTES_MAX: usize = 64 * 1024;
 pub const ATTEMPTS_MAX: u32 = 3;
 /// Connections that the kernel completes on one listening socket before a thread accepts them.
 pub const ACCEPT_QUEUE_MAX: i32 = 4096;
-/// Client connections in one worker.
+/// Client connections in one worker, where it has the descriptors for them.
 pub const CONNECTIONS_MAX: usize = 16_384;
+/// Descriptors of a worker that are for neither clients nor backends: link, logs, runtimes, `/metrics`, those who are refused.
+pub const DESCRIPTORS_RESERVED: u64 = 256;
+/// Connections beyond the bound that are told so at one time; the others are closed without a word.
+pub const REFUSED_MAX: usize = 64;
 /// Time a client has to send a complete head.
 pub const CLIENT_HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// Time a client's keep-alive connection may be idle.
@@ -40,7 +44,7 @@ pub const LINGER_TIME_MAX: Duration = Duration::from_secs(30);
 pub const LINGER_IDLE: Duration = Duration::from_secs(2);
 /// Bytes read and thrown away then.
 pub const LINGER_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// Connections of one worker of which that is done at one time.
+/// Connections of one worker with which that is done at one time.
 pub const LINGERING_MAX: usize = 1_024;
 /// Bytes of captured output kept in memory for each stream of an instance.
 pub const OUTPUT_RING_BYTES: usize = 64 * 1024;

@@ -28,6 +28,7 @@ pub struct Setup {
     folder: TempDir,
     user: Option<u32>,
     network: Option<PathBuf>,
+    open_files: Option<u32>,
 }
 
 impl Default for Setup {
@@ -36,7 +37,7 @@ impl Default for Setup {
             tempfile::Builder::new().prefix("lb-test-").tempdir().expect("a temporary folder can be made");
         // Workers and programs run as other users.
         open_to_all(folder.path());
-        Self { folder, user: None, network: None }
+        Self { folder, user: None, network: None, open_files: None }
     }
 }
 
@@ -54,6 +55,12 @@ impl Setup {
         std::os::unix::fs::chown(self.folder(), Some(uid), Some(uid))
             .expect("needs root: run `cargo xtask test`");
         self.user = Some(uid);
+        self
+    }
+
+    /// May open so many files.
+    pub fn open_files(mut self, count: u32) -> Self {
+        self.open_files = Some(count);
         self
     }
 
@@ -357,13 +364,22 @@ fn spawn(setup: &Setup) -> Child {
         Some(uid) => copied(folder, uid),
     };
     let mut command = match (setup.user, &setup.network) {
-        (None, None) => Command::new(program),
+        (None, None) => match setup.open_files {
+            Some(count) => limited(count, &program),
+            None => Command::new(program),
+        },
         (None, Some(network)) => inside(network, &program),
         (Some(uid), _) => as_user(uid, &program),
     };
     command.arg("up").arg("--config").arg(folder.join("lb.toml")).arg("--run-dir").arg(run_dir(folder));
     command.env_remove("LBCTL_RUN_DIR").stdin(Stdio::null()).current_dir(folder);
     command.stdout(file("lbctl.out")).stderr(file("lbctl.err")).spawn().expect("lbctl can be started")
+}
+
+fn limited(open_files: u32, program: &Path) -> Command {
+    let mut command = Command::new("prlimit");
+    command.arg(format!("--nofile={open_files}:{open_files}")).arg("--").arg(program);
+    command
 }
 
 /// The program in a network namespace and nothing else of it: `ip netns exec` would hide cgroups and BPF's file system.

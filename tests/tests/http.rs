@@ -237,6 +237,54 @@ fn reload_that_renames_a_listener_keeps_it_serving() {
 }
 
 #[test]
+fn idle_connections_make_room_and_beyond_it_clients_are_told_so() {
+    let setup = Setup::default().open_files(600);
+    let errors = setup.folder().join("error.log");
+    let peer = Peer::start(|request| match request.target.as_str() {
+        "/slow" => Deed::SendAfter(Duration::from_secs(5), ok("late")),
+        _ => Deed::Send(ok("ok")),
+    });
+    let port = port::free();
+    let upstream = PLAIN.replace("700ms", "20s");
+    let text = config::to_backends(port, std::slice::from_ref(&peer.address), &upstream, "");
+    let text = text.replace("[node]", "[node]\nworker_threads = 1");
+    let log = format!("[log]\nerror = \"{}\"\n\n[metrics]", errors.display());
+    let lb = setup.start(&text.replace("[metrics]", &log));
+    // More than there is room for, each answered: the longest idle ones leave.
+    let mut idle: Vec<Client> = Vec::new();
+    for _ in 0..400 {
+        let mut client = Client::connect(([127, 0, 0, 1], port)).unwrap();
+        assert_eq!(client.get("/").unwrap().status, 200);
+        idle.push(client);
+    }
+    assert_eq!(idle[399].get("/").unwrap().status, 200);
+    assert!(idle[0].get("/").is_err(), "the first one is closed");
+    // Busy ones do not leave.
+    let mut busy: Vec<Client> = Vec::new();
+    let refused = loop {
+        let mut client = Client::connect(([127, 0, 0, 1], port)).unwrap();
+        client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        client.stream().set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        if let Ok(response) = client.receive() {
+            break response;
+        }
+        busy.push(client);
+        assert!(busy.len() < 300, "there is no bound");
+    };
+    assert_eq!((refused.status, reason(&refused)), (503, "overloaded"), "{refused:?}");
+    assert!((120..=172).contains(&busy.len()), "{} are served at once", busy.len());
+    let logged = until(Duration::from_secs(5), "an error record", || {
+        std::fs::read_to_string(&errors).ok().filter(|text| text.contains("\"reason\":\"overloaded\""))
+    });
+    assert!(logged.contains("\"listener\":\"web\""), "{logged}");
+    for client in &mut busy {
+        client.stream().set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        assert_eq!(client.receive().unwrap().text(), "late");
+    }
+    lb.stop();
+}
+
+#[test]
 fn slow_client_gets_408_and_is_closed() {
     let peer = Peer::start(|_| Deed::Send(ok("ok")));
     let (lb, ip, port) = in_front_of(&peer, "");

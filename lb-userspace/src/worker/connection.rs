@@ -11,7 +11,6 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -20,19 +19,20 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::linger::{Rest, linger};
+use super::linger::{Rest, dismiss, linger};
 use super::metered::{Metered, Meters, Stream};
 use super::metrics::ThreadMetrics;
+use super::request::failure;
 use super::request::framing::Phase as GatePhase;
 use super::request::gate::{Gate, GateHandle};
 use super::request::handle::handle;
+use super::request::report;
 use super::request::upgrade::PendingTunnel;
-use super::shared::Shared;
+use super::room;
 use super::thread::Thread;
 use super::timer::Timer;
 use crate::limits::{
@@ -45,8 +45,8 @@ use crate::snapshot::ServedListener;
 const CLIENT_BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// How long a draining worker waits for the first request of a connection that was just made.
 const FIRST_REQUEST_WAIT: Duration = Duration::from_secs(1);
-const OVERLOADED: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 11\r\n\r\noverloaded\n";
+/// How long nobody looks for idle connections to close after none was found.
+const LOOK_FOR_IDLE_EVERY: Duration = Duration::from_millis(100);
 
 /// What requests of one client connection share.
 pub struct Client {
@@ -65,6 +65,8 @@ pub struct Client {
     waiting: Cell<Waiting>,
     stall: Cell<Option<(u64, Instant)>>,
     closing: Cell<bool>,
+    /// It is closed to make room.
+    makes_room: Cell<bool>,
     requests: Cell<u64>,
     /// The socket, which the gate owns.
     socket: RawFd,
@@ -117,6 +119,22 @@ impl Client {
             }
             self.waiting.set(Waiting::Refused(Instant::now()));
             self.gate.refuse_head(Reason::ClientTimeout);
+        }
+    }
+
+    /// Since when no request is in progress and none has begun to come; `None` where there is one, or has never been one.
+    fn idle_since(&self) -> Option<Instant> {
+        match self.waiting.get() {
+            Waiting::Idle(since) if self.gate.phase() == GatePhase::Idle => Some(since),
+            _ => None,
+        }
+    }
+
+    /// Closes once the request in progress is over; at once where none is.
+    fn close(&self) {
+        self.closing.set(true);
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
         }
     }
 
@@ -179,16 +197,35 @@ pub struct Connections {
     open: RefCell<HashMap<u64, Rc<Client>>>,
     next: Cell<u64>,
     closed: Notify,
+    /// Those that are being closed to make room.
+    making_room: Cell<usize>,
+    looked_in_vain: Cell<Option<Instant>>,
 }
 
 impl Connections {
     /// Closes what is idle and lets the rest finish its request.
     pub fn close_idle(&self) {
         for client in self.open.borrow().values() {
-            client.closing.set(true);
-            if let Some(waker) = client.waker.borrow().as_ref() {
-                waker.wake_by_ref();
-            }
+            client.close();
+        }
+    }
+
+    /// Closes a share of the connections, the longest idle ones, unless that is being done already.
+    pub fn close_longest_idle(&self, now: Instant) {
+        let in_vain = |at: Instant| now - at < LOOK_FOR_IDLE_EVERY;
+        if self.making_room.get() > 0 || self.looked_in_vain.get().is_some_and(in_vain) {
+            return;
+        }
+        let open = self.open.borrow();
+        let idle = open.values().filter_map(|client| Some((client.idle_since()?, client))).collect();
+        let closed = room::longest_idle(idle, open.len());
+        if closed.is_empty() {
+            self.looked_in_vain.set(Some(now));
+        }
+        self.making_room.set(closed.len());
+        for client in closed {
+            client.makes_room.set(true);
+            client.close();
         }
     }
 
@@ -222,26 +259,28 @@ impl Drop for Entry {
         self.thread.shared.connections.fetch_sub(1, Ordering::Relaxed);
         let metrics = &self.thread.metrics;
         metrics.connections_closed.add(1);
-        if let Some(client) = self.thread.connections.open.borrow_mut().remove(&self.number) {
+        let connections = &self.thread.connections;
+        if let Some(client) = connections.open.borrow_mut().remove(&self.number) {
             client.count_bytes(metrics);
+            let left = connections.making_room.get().saturating_sub(client.makes_room.get().into());
+            connections.making_room.set(left);
         }
-        self.thread.connections.closed.notify_waiters();
+        connections.closed.notify_waiters();
     }
 }
 
-/// Serves a client connection in a task of its own. With `overloaded` it is only told so.
-pub fn start(
-    thread: &Rc<Thread>,
-    listener: &Rc<ServedListener>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    overloaded: bool,
-) {
-    if overloaded {
-        thread.metrics.connections_refused.add(1);
-        tokio::task::spawn_local(refuse(thread.shared.clone(), stream));
-        return;
-    }
+/// Tells a client that it is one too many, in a task of its own.
+pub fn refuse(thread: &Rc<Thread>, listener: &ServedListener, stream: TcpStream, peer: SocketAddr) {
+    thread.metrics.connections_refused.add(1);
+    let served = thread.served();
+    report::write_refused(thread, &served, listener, peer);
+    let words = failure::refusal(served.shared.snapshot.reason_header);
+    let shared = thread.shared.clone();
+    tokio::task::spawn_local(async move { dismiss(stream, &shared.refused, words.as_bytes()).await });
+}
+
+/// Serves a client connection in a task of its own.
+pub fn start(thread: &Rc<Thread>, listener: &Rc<ServedListener>, stream: TcpStream, peer: SocketAddr) {
     let _ = stream.set_nodelay(true);
     let now = Instant::now();
     let socket = stream.as_raw_fd();
@@ -260,6 +299,7 @@ pub fn start(
         requests: Cell::new(0),
         socket,
         closing: Cell::new(thread.draining.get().is_some()),
+        makes_room: Cell::new(false),
         waker: RefCell::new(None),
         counted: Cell::new((0, 0)),
         last_active: Cell::new(now),
@@ -314,14 +354,6 @@ async fn serve(entry: Entry, client: Rc<Client>, gate: Gate<TokioIo<Metered>>) {
         }
         Ended::ByItself(Err(error)) => log::debug!("connection ended peer={} error={error}", client.peer),
         Ended::Overdue(what) => log::debug!("connection overdue peer={} {what}", client.peer),
-    }
-}
-
-/// Tells a client that it is one too many.
-async fn refuse(shared: Arc<Shared>, mut stream: TcpStream) {
-    let _ = stream.try_write(OVERLOADED);
-    if stream.shutdown().await.is_ok() {
-        linger(&mut stream, &shared.lingering, Rest::Expected).await;
     }
 }
 

@@ -2,6 +2,7 @@
 //! connection, and the reset may overtake the answer in the client's kernel (RFC 9112 §9.6).
 //!
 //! Effectful: reads sockets, waits.
+#![expect(clippy::disallowed_types, reason = "closes accepted sockets")]
 
 use std::future::poll_fn;
 use std::mem::MaybeUninit;
@@ -10,11 +11,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::timer::Timer;
-use crate::limits::{LINGER_BYTES_MAX, LINGER_IDLE, LINGER_TIME_MAX, LINGERING_MAX};
+use crate::limits::{LINGER_BYTES_MAX, LINGER_IDLE, LINGER_TIME_MAX, LINGERING_MAX, REFUSED_MAX};
 
 /// Bytes read at once.
 const READ_BYTES: usize = 16 * 1024;
@@ -38,10 +40,21 @@ struct Bounds {
 
 const BOUNDS: Bounds = Bounds { time: LINGER_TIME_MAX, idle: LINGER_IDLE, bytes: LINGER_BYTES_MAX };
 
-/// Reads away what the client still sends. The connection must have been shut down for writing.
+/// Reads away what the client still sends, unless that is done with [`LINGERING_MAX`] already. The connection must have been shut down for
+/// writing.
 pub async fn linger(socket: &mut (impl AsyncRead + Unpin), lingering: &AtomicUsize, rest: Rest) {
-    if let Some(_place) = Place::take(lingering) {
+    if let Some(_place) = Place::take(lingering, LINGERING_MAX) {
         read_away(socket, &BOUNDS, rest).await;
+    }
+}
+
+/// Writes the last words to a client, whatever it sends, and closes; at once where [`REFUSED_MAX`] are being told already.
+pub async fn dismiss(mut socket: TcpStream, refused: &AtomicUsize, words: &[u8]) {
+    if let Some(_place) = Place::take(refused, REFUSED_MAX)
+        && socket.try_write(words).is_ok()
+        && socket.shutdown().await.is_ok()
+    {
+        read_away(&mut socket, &BOUNDS, Rest::Expected).await;
     }
 }
 
@@ -75,13 +88,13 @@ fn discard(socket: &mut (impl AsyncRead + Unpin), cx: &mut Context<'_>) -> Poll<
         .map(|result| if result.is_ok() { read.filled().len() } else { 0 })
 }
 
-/// One of at most [`LINGERING_MAX`].
+/// One of a bounded number.
 struct Place<'a>(&'a AtomicUsize);
 
 impl<'a> Place<'a> {
-    fn take(lingering: &'a AtomicUsize) -> Option<Self> {
-        let place = Self(lingering);
-        (lingering.fetch_add(1, Ordering::Relaxed) < LINGERING_MAX).then_some(place)
+    fn take(taken: &'a AtomicUsize, max: usize) -> Option<Self> {
+        let place = Self(taken);
+        (taken.fetch_add(1, Ordering::Relaxed) < max).then_some(place)
     }
 }
 

@@ -15,10 +15,12 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::connection;
+use super::room;
 use super::thread::Thread;
-use crate::limits::{ACCEPT_QUEUE_MAX, CONNECTIONS_MAX};
+use crate::limits::ACCEPT_QUEUE_MAX;
 use crate::snapshot::ServedListener;
 
 /// Wait after an accept error that will not go away by itself (no descriptors left, no memory).
@@ -70,8 +72,16 @@ fn is_passing(error: &io::Error) -> bool {
 }
 
 fn take(thread: &Rc<Thread>, named: &Rc<ServedListener>, stream: TcpStream, peer: SocketAddr) {
-    let overloaded = thread.shared.connections.load(Ordering::Relaxed) >= CONNECTIONS_MAX;
-    connection::start(thread, named, stream, peer, overloaded);
+    let open = thread.shared.connections.load(Ordering::Relaxed);
+    let max = thread.shared.connections_max.load(Ordering::Relaxed);
+    if room::is_scarce(open, max) {
+        thread.connections.close_longest_idle(Instant::now());
+    }
+    if open < max {
+        connection::start(thread, named, stream, peer);
+    } else {
+        connection::refuse(thread, named, stream, peer);
+    }
 }
 
 impl Listening {

@@ -5,10 +5,12 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
+use rustix::process::Resource;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -18,6 +20,7 @@ use super::log_queue::LogQueue;
 use super::master_link::{MasterLink, Packet};
 use super::metrics::ThreadMetrics;
 use super::metrics_listener::MetricsListener;
+use super::room;
 use super::served::{Logs, Served};
 use super::shared::{REPORTS_QUEUED_MAX, Shared};
 use super::thread::{self, Command, Notice, Notices};
@@ -226,6 +229,7 @@ impl Main {
                 self.threads.push(start(index, &shared, metrics, &served, &self.notices.0)?);
             }
         }
+        self.bound_connections(&served.snapshot);
         for (index, thread) in self.threads.iter().enumerate() {
             let mut sockets = Vec::new();
             for listener in served.snapshot.listeners.iter().filter(|_| !self.draining) {
@@ -241,6 +245,18 @@ impl Main {
         drop(told);
         self.served = Some(served);
         Ok(())
+    }
+
+    /// As many client connections as there are descriptors for.
+    fn bound_connections(&self, snapshot: &Snapshot) {
+        let Some(shared) = &self.shared else { return };
+        let descriptors = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let listening = snapshot.listeners.len() * self.thread_count;
+        let pooled = snapshot.upstreams.iter().map(|upstream| upstream.keepalive).sum();
+        let max = room::connections_max(descriptors, listening, pooled);
+        if shared.connections_max.swap(max, Ordering::Relaxed) != max {
+            log::warn!("worker has room for {max} connections: it may open {descriptors} files");
+        }
     }
 
     /// Lets go of what was attached once and is there no more.

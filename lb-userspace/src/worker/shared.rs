@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use lb_common::limits::BACKENDS_MAX;
 use tokio::sync::mpsc;
 
+use crate::limits::CONNECTIONS_MAX;
 use crate::link::FromWorker;
 use crate::reason::Reason;
 use crate::state::event::{InstanceId, Slot};
@@ -22,8 +23,12 @@ pub struct Shared {
     pub activity: ActivityTable,
     /// Open client connections.
     pub connections: AtomicUsize,
+    /// How many there may be.
+    pub connections_max: AtomicUsize,
     /// Those that only linger.
     pub lingering: AtomicUsize,
+    /// Connections beyond the bound that are being told so.
+    pub refused: AtomicUsize,
     /// Requests waiting for a backend.
     pub held: AtomicUsize,
     /// Those among them that have one of the places that all upstreams share.
@@ -37,8 +42,20 @@ impl Shared {
     /// Joins what the master attached.
     pub fn new(table: BackendTable, activity: ActivityTable, reports: mpsc::Sender<FromWorker>) -> Self {
         let failed = (0..BACKENDS_MAX).map(|_| AtomicU64::new(0)).collect();
-        let (connections, lingering, held, held_common) = Default::default();
-        Self { table, activity, connections, lingering, held, held_common, failed, reports }
+        let (connections, lingering, refused, held, held_common) = Default::default();
+        let connections_max = AtomicUsize::new(CONNECTIONS_MAX);
+        Self {
+            table,
+            activity,
+            connections,
+            connections_max,
+            lingering,
+            refused,
+            held,
+            held_common,
+            failed,
+            reports,
+        }
     }
 
     /// Tells the master that a request failed on this instance in a way that counts against it.

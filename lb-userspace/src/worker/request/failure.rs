@@ -37,6 +37,17 @@ pub fn answer(mut record: Box<Record>, reason: Reason) -> Response<ResponseBody>
     response
 }
 
+/// The whole answer to a connection for which there is no room, whatever it asks.
+pub fn refusal(reason_header: bool) -> String {
+    let reason = Reason::Overloaded.name();
+    let header = if reason_header { format!("x-lb-reason: {reason}\r\n") } else { String::new() };
+    let length = reason.len() + 1;
+    format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\nretry-after: 1\r\nconnection: close\r\n\
+         {header}content-length: {length}\r\n\r\n{reason}\n"
+    )
+}
+
 /// Whether what follows on the client's connection cannot be told to be a new request.
 fn leaves_framing_uncertain(reason: Reason) -> bool {
     matches!(

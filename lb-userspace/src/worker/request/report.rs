@@ -3,7 +3,8 @@
 //! Effectful: reads the clock.
 #![expect(clippy::disallowed_methods, reason = "log records carry the time of day")]
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::HeaderValue;
 
@@ -11,9 +12,12 @@ use super::exchange::Phase;
 use super::record::Record;
 use crate::limits::ATTEMPTS_MAX;
 use crate::reason::Reason;
+use crate::snapshot::ServedListener;
 use crate::worker::access_log::AccessRecord;
 use crate::worker::error_log::{ErrorPhase, ErrorRecord};
 use crate::worker::log_queue::LogQueue;
+use crate::worker::served::LocalServed;
+use crate::worker::thread::Thread;
 
 /// Counts and logs a request that is over.
 pub fn write(record: &Record) {
@@ -100,6 +104,36 @@ fn log_error(record: &Record, reason: Reason, log: &LogQueue) {
         bytes_received: record.bytes_received,
         bytes_sent: record.bytes_sent,
         duration: record.ended - record.started,
+    };
+    let mut line = Vec::with_capacity(512);
+    error.write(&mut line);
+    log.push(&line);
+}
+
+/// Counts and logs a connection for which there was no room. Nothing was read of what it asks.
+pub fn write_refused(thread: &Thread, served: &LocalServed, listener: &ServedListener, peer: SocketAddr) {
+    let reason = Reason::Overloaded;
+    thread.metrics.answered_ourselves(reason);
+    let Some(log) = &served.shared.logs.error else { return };
+    let error = ErrorRecord {
+        wall_ms: wall_ms(),
+        request_id: "",
+        reason,
+        phase: ErrorPhase::Request,
+        detail: "no room for another connection",
+        client: peer,
+        listener: served.shared.listener_name(listener.id).unwrap_or(&listener.name),
+        host: "",
+        method: "",
+        path: "",
+        upstream: "",
+        backend: "",
+        reused_connection: false,
+        attempts: 0,
+        attempts_max: ATTEMPTS_MAX,
+        bytes_received: 0,
+        bytes_sent: reason.name().len() as u64 + 1,
+        duration: Duration::ZERO,
     };
     let mut line = Vec::with_capacity(512);
     error.write(&mut line);
