@@ -8,7 +8,7 @@ mod file;
 mod leaf;
 pub mod model;
 mod read;
-mod reading;
+pub(crate) mod reading;
 mod report;
 pub(crate) mod route_path;
 mod system;

@@ -109,8 +109,37 @@ pub enum AccessFormat {
     /// One JSON object per line.
     #[default]
     Json,
-    /// A template with the variables of [`Variable`] and those of the access log.
-    Template(String),
+    /// A template.
+    Template(Vec<AccessPart>),
+}
+
+/// A part of an access log's template.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AccessPart {
+    /// Text as written.
+    Text(String),
+    /// A variable that header values have, too.
+    Request(Variable),
+    /// A variable that only the access log has.
+    Record(AccessVariable),
+}
+
+/// The variables that only the access log has: `$status`, `$bytes_sent`, ….
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "each is named after the variable that it stands for")]
+pub enum AccessVariable {
+    Status,
+    BytesSent,
+    BytesReceived,
+    DurationMs,
+    UpstreamMs,
+    Reason,
+    TimeIso8601,
+    UserAgent,
+    Referer,
+    Protocol,
+    Attempts,
 }
 
 /// `[[listener]]`.

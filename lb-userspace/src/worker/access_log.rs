@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::request::variables::Variables;
 use crate::cli::spans;
-use crate::config::model::{AccessFormat, Variable};
+use crate::config::model::{AccessFormat, AccessPart, AccessVariable};
 use crate::limits::LOG_TEXT_BYTES_MAX;
 use crate::reason::Reason;
 
@@ -49,57 +49,15 @@ pub enum AccessLogFormat {
     #[default]
     Json,
     /// Text and variables.
-    Template(Vec<Part>),
+    Template(Vec<AccessPart>),
 }
-
-/// A part of a template.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// As written.
-    Text(String),
-    /// A variable of header templates.
-    Request(Variable),
-    /// A variable of the access log.
-    Record(Field),
-}
-
-/// The variables that only the access log has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each is named after the variable that it stands for, see FIELDS")]
-pub enum Field {
-    Status,
-    BytesSent,
-    BytesReceived,
-    DurationMs,
-    UpstreamMs,
-    Reason,
-    TimeIso8601,
-    UserAgent,
-    Referer,
-    Protocol,
-    Attempts,
-}
-
-const FIELDS: [(&str, Field); 11] = [
-    ("status", Field::Status),
-    ("bytes_sent", Field::BytesSent),
-    ("bytes_received", Field::BytesReceived),
-    ("duration_ms", Field::DurationMs),
-    ("upstream_ms", Field::UpstreamMs),
-    ("reason", Field::Reason),
-    ("time_iso8601", Field::TimeIso8601),
-    ("user_agent", Field::UserAgent),
-    ("referer", Field::Referer),
-    ("protocol", Field::Protocol),
-    ("attempts", Field::Attempts),
-];
 
 impl AccessLogFormat {
-    /// Compiles `format`. A `$` that no known variable follows stays as it is.
+    /// Prepares `format`.
     pub fn new(format: &AccessFormat) -> Self {
         match format {
             AccessFormat::Json => Self::Json,
-            AccessFormat::Template(text) => Self::Template(parse(text)),
+            AccessFormat::Template(parts) => Self::Template(parts.clone()),
         }
     }
 
@@ -196,43 +154,45 @@ fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&bytes[..bytes.len().min(LOG_TEXT_BYTES_MAX)]).into_owned()
 }
 
-fn write_template(parts: &[Part], record: &AccessRecord<'_>, line: &mut Vec<u8>) {
+fn write_template(parts: &[AccessPart], record: &AccessRecord<'_>, line: &mut Vec<u8>) {
     let mut text = String::new();
     for part in parts {
         text.clear();
         match part {
-            Part::Text(text) => {
+            AccessPart::Text(text) => {
                 line.extend_from_slice(text.as_bytes());
                 continue;
             }
-            Part::Request(variable) => record.variables.write_to(*variable, &mut text),
-            Part::Record(Field::UserAgent) => {
+            AccessPart::Request(variable) => record.variables.write_to(*variable, &mut text),
+            AccessPart::Record(AccessVariable::UserAgent) => {
                 escape(record.user_agent, line);
                 continue;
             }
-            Part::Record(Field::Referer) => {
+            AccessPart::Record(AccessVariable::Referer) => {
                 escape(record.referer, line);
                 continue;
             }
-            Part::Record(field) => write_field(*field, record, &mut text),
+            AccessPart::Record(field) => write_field(*field, record, &mut text),
         }
         escape(text.as_bytes(), line);
     }
     line.push(b'\n');
 }
 
-fn write_field(field: Field, record: &AccessRecord<'_>, text: &mut String) {
+fn write_field(field: AccessVariable, record: &AccessRecord<'_>, text: &mut String) {
     let written = match field {
-        Field::Status => write!(text, "{}", record.status),
-        Field::BytesSent => write!(text, "{}", record.bytes_sent),
-        Field::BytesReceived => write!(text, "{}", record.bytes_received),
-        Field::DurationMs => write!(text, "{:.3}", milliseconds(record.duration)),
-        Field::UpstreamMs => record.upstream.map_or(Ok(()), |span| write!(text, "{:.3}", milliseconds(span))),
-        Field::Reason => write!(text, "{}", record.reason.map_or("", Reason::name)),
-        Field::TimeIso8601 => write!(text, "{}", iso8601(record.wall_ms)),
-        Field::Protocol => write!(text, "{}", record.protocol),
-        Field::Attempts => write!(text, "{}", record.attempts),
-        Field::UserAgent | Field::Referer => Ok(()),
+        AccessVariable::Status => write!(text, "{}", record.status),
+        AccessVariable::BytesSent => write!(text, "{}", record.bytes_sent),
+        AccessVariable::BytesReceived => write!(text, "{}", record.bytes_received),
+        AccessVariable::DurationMs => write!(text, "{:.3}", milliseconds(record.duration)),
+        AccessVariable::UpstreamMs => {
+            record.upstream.map_or(Ok(()), |span| write!(text, "{:.3}", milliseconds(span)))
+        }
+        AccessVariable::Reason => write!(text, "{}", record.reason.map_or("", Reason::name)),
+        AccessVariable::TimeIso8601 => write!(text, "{}", iso8601(record.wall_ms)),
+        AccessVariable::Protocol => write!(text, "{}", record.protocol),
+        AccessVariable::Attempts => write!(text, "{}", record.attempts),
+        AccessVariable::UserAgent | AccessVariable::Referer => Ok(()),
     };
     written.expect("writing to a String cannot fail");
 }
@@ -253,57 +213,11 @@ fn escape(value: &[u8], line: &mut Vec<u8>) {
     }
 }
 
-/// Splits a template at `$name` and `${name}`.
-fn parse(template: &str) -> Vec<Part> {
-    let mut parts = Vec::new();
-    let mut text = String::new();
-    let mut rest = template;
-    while let Some(dollar) = rest.find('$') {
-        text.push_str(&rest[..dollar]);
-        let after = &rest[dollar + 1..];
-        match variable_at(after) {
-            Some((part, length)) => {
-                if !text.is_empty() {
-                    parts.push(Part::Text(std::mem::take(&mut text)));
-                }
-                parts.push(part);
-                rest = &after[length..];
-            }
-            None => {
-                text.push('$');
-                rest = after;
-            }
-        }
-    }
-    text.push_str(rest);
-    if !text.is_empty() {
-        parts.push(Part::Text(text));
-    }
-    parts
-}
-
-/// The variable that `text` begins with, in braces or without, and its length.
-fn variable_at(text: &str) -> Option<(Part, usize)> {
-    let (inner, braces) = match text.strip_prefix('{') {
-        Some(inner) => (inner, 2),
-        None => (text, 0),
-    };
-    let is_name = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'_';
-    let length = inner.bytes().take_while(is_name).count();
-    if braces > 0 && !inner[length..].starts_with('}') {
-        return None;
-    }
-    Some((variable(&inner[..length])?, length + braces))
-}
-
-fn variable(name: &str) -> Option<Part> {
-    let field = FIELDS.iter().find(|(known, _)| *known == name).map(|(_, field)| Part::Record(*field));
-    field.or_else(|| serde_json::from_value(name.into()).ok().map(Part::Request))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::model::Variable;
+    use crate::config::reading::FromText;
     use crate::worker::request::variables::tests::example;
 
     fn record<'a>(variables: &'a Variables<'a>) -> AccessRecord<'a> {
@@ -348,23 +262,23 @@ mod tests {
     fn template_is_filled_and_escaped() {
         let variables = example();
         let check = |template: &str, expect: &str| {
-            let format = AccessLogFormat::new(&AccessFormat::Template(template.into()));
+            let format = AccessLogFormat::new(&AccessFormat::from_text(template).unwrap());
             assert_eq!(line(&format, &record(&variables)), format!("{expect}\n"), "{template}");
         };
         check("$client_ip \"$method $path\" $status", "192.0.2.7 \"GET /a\" 502");
         check("${status}x $time_iso8601", "502x 2000-02-29T00:00:00.007Z");
         check("\"$user_agent\" $referer", "\"evil\\x22 \\x5C\\x0D\\x0A\\xFF\" -");
         check("$upstream_ms $duration_ms $reason $attempts", "- 1.234 connect_refused 2");
-        check("100$ $unknown ${status", "100$ $unknown ${status");
+        check("$$5 $status", "$5 502");
         check("$bytes_sent/$bytes_received $protocol", "12/3 HTTP/1.1");
-        check("", "");
     }
 
     #[test]
     fn long_values_are_cut() {
         let long = "é".repeat(LOG_TEXT_BYTES_MAX);
         let variables = Variables { path: &long, ..example() };
-        for format in [AccessLogFormat::Json, AccessLogFormat::Template(vec![Part::Request(Variable::Path)])]
+        for format in
+            [AccessLogFormat::Json, AccessLogFormat::Template(vec![AccessPart::Request(Variable::Path)])]
         {
             assert!(line(&format, &record(&variables)).len() < 5 * LOG_TEXT_BYTES_MAX);
         }

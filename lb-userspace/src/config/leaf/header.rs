@@ -1,6 +1,6 @@
 //! Header names, header values with variables, and the format of the access log.
 
-use crate::config::model::{AccessFormat, Template, TemplatePart, Variable};
+use crate::config::model::{AccessFormat, AccessPart, AccessVariable, Template, TemplatePart, Variable};
 use crate::config::reading::{FromText, Refusal, nearest};
 use crate::config::report::quote;
 
@@ -21,6 +21,21 @@ const VARIABLES: [(&str, Variable); 11] = [
     ("listener", Variable::Listener),
     ("upstream", Variable::Upstream),
     ("backend", Variable::Backend),
+];
+
+/// Those that only the access log has.
+const ACCESS_VARIABLES: [(&str, AccessVariable); 11] = [
+    ("status", AccessVariable::Status),
+    ("bytes_sent", AccessVariable::BytesSent),
+    ("bytes_received", AccessVariable::BytesReceived),
+    ("duration_ms", AccessVariable::DurationMs),
+    ("upstream_ms", AccessVariable::UpstreamMs),
+    ("reason", AccessVariable::Reason),
+    ("time_iso8601", AccessVariable::TimeIso8601),
+    ("user_agent", AccessVariable::UserAgent),
+    ("referer", AccessVariable::Referer),
+    ("protocol", AccessVariable::Protocol),
+    ("attempts", AccessVariable::Attempts),
 ];
 
 impl FromText for HeaderName {
@@ -52,21 +67,23 @@ impl FromText for AccessFormat {
     const EXAMPLE: &'static str = "json";
 
     fn from_text(text: &str) -> Result<Self, Refusal> {
-        match text {
-            "json" => Ok(Self::Json),
-            _ if text.contains('$') && !text.contains(char::is_control) => {
-                Ok(Self::Template(text.to_owned()))
-            }
-            _ => {
-                let hint =
-                    "write \"json\", or a one-line template such as \"$client_ip $method $path $status\"";
-                Err(Refusal::new(format!("{} is not a format", quote(text)), "no variable in it", hint))
-            }
+        if text == "json" {
+            return Ok(Self::Json);
         }
+        let hint = "write \"json\", or a one-line template such as \"$client_ip $method $path $status\"";
+        let refuse = |label: &str| Refusal::new(format!("{} is not a format", quote(text)), label, hint);
+        if text.contains(char::is_control) {
+            return Err(refuse("more than one line"));
+        }
+        let parts = split(text, AccessPart::Text, access_variable)?;
+        if parts.iter().all(|part| matches!(part, AccessPart::Text(_))) {
+            return Err(refuse("no variable in it"));
+        }
+        Ok(Self::Template(parts))
     }
 }
 
-/// Splits `text` at its variables: `$name` or `${name}`; `$$` is one `$`.
+/// The parts of a header value.
 ///
 /// # Errors
 /// When a variable is not known, or a character is not allowed in a header value (RFC 9110, section 5.5).
@@ -79,6 +96,35 @@ fn template(text: &str) -> Result<Template, Refusal> {
         let message = format!("{} begins or ends with a space", quote(text));
         return Err(Refusal::new(message, "not allowed in a header value", "remove the space"));
     }
+    let variable = |name: &str| {
+        let found = VARIABLES.iter().find(|(known, _)| *known == name);
+        found
+            .map(|(_, variable)| TemplatePart::Variable(*variable))
+            .ok_or_else(|| unknown(name, &VARIABLES.map(|(name, _)| name)))
+    };
+    Ok(Template { parts: split(text, TemplatePart::Text, variable)? })
+}
+
+fn access_variable(name: &str) -> Result<AccessPart, Refusal> {
+    let request = VARIABLES.iter().find(|(known, _)| *known == name);
+    let record = ACCESS_VARIABLES.iter().find(|(known, _)| *known == name);
+    match (request, record) {
+        (Some((_, variable)), _) => Ok(AccessPart::Request(*variable)),
+        (None, Some((_, variable))) => Ok(AccessPart::Record(*variable)),
+        (None, None) => {
+            let request = VARIABLES.iter().map(|(name, _)| *name);
+            let names: Vec<&str> = request.chain(ACCESS_VARIABLES.iter().map(|(name, _)| *name)).collect();
+            Err(unknown(name, &names))
+        }
+    }
+}
+
+/// Splits `text` at its variables: `$name` or `${name}`; `$$` is one `$`.
+fn split<P>(
+    text: &str,
+    plain_part: impl Fn(String) -> P,
+    variable: impl Fn(&str) -> Result<P, Refusal>,
+) -> Result<Vec<P>, Refusal> {
     let mut parts = Vec::new();
     let mut plain = String::new();
     let mut rest = text;
@@ -91,19 +137,17 @@ fn template(text: &str) -> Result<Template, Refusal> {
         }
         let (name, after) = variable_name(after);
         let variable = variable(name)?;
-        push_text(&mut parts, &mut plain);
-        parts.push(TemplatePart::Variable(variable));
+        if !plain.is_empty() {
+            parts.push(plain_part(std::mem::take(&mut plain)));
+        }
+        parts.push(variable);
         rest = after;
     }
     plain.push_str(rest);
-    push_text(&mut parts, &mut plain);
-    Ok(Template { parts })
-}
-
-fn push_text(parts: &mut Vec<TemplatePart>, plain: &mut String) {
     if !plain.is_empty() {
-        parts.push(TemplatePart::Text(std::mem::take(plain)));
+        parts.push(plain_part(plain));
     }
+    Ok(parts)
 }
 
 /// The name after a `$`, and what follows it.
@@ -115,15 +159,12 @@ fn variable_name(after: &str) -> (&str, &str) {
     after.split_at(end)
 }
 
-fn variable(name: &str) -> Result<Variable, Refusal> {
-    if let Some((_, variable)) = VARIABLES.iter().find(|(known, _)| *known == name) {
-        return Ok(*variable);
-    }
-    let names = VARIABLES.map(|(name, _)| name);
-    let all = names.map(|name| format!("${name}")).join(" ");
-    let hint = match nearest(name, &names) {
+fn unknown(name: &str, known: &[&str]) -> Refusal {
+    let all: Vec<String> = known.iter().map(|name| format!("${name}")).collect();
+    let all = all.join(" ");
+    let hint = match nearest(name, known) {
         Some(near) => format!("did you mean ${near}? The variables are {all}; $$ stands for a $"),
         None => format!("the variables are {all}; $$ stands for a $"),
     };
-    Err(Refusal::new(format!("unknown variable {}", quote(&format!("${name}"))), "unknown variable", hint))
+    Refusal::new(format!("unknown variable {}", quote(&format!("${name}"))), "unknown variable", hint)
 }

@@ -1,7 +1,10 @@
 use std::net::SocketAddr;
 
 use super::*;
-use crate::config::model::{Address, HostPattern, ProgramAddress, Template, TemplatePart, Variable};
+use crate::config::model::{
+    AccessFormat, AccessPart, AccessVariable, Address, HostPattern, ProgramAddress, Template, TemplatePart,
+    Variable,
+};
 use crate::config::reading::FromText;
 
 /// What `T` reads from `text`: its debug form, or the label under the caret.
@@ -69,6 +72,26 @@ fn hosts_are_names_without_port_or_path() {
     assert_eq!(label::<HostPattern>("http://a.com"), "a URL");
     assert_eq!(label::<HostPattern>("a..com"), "not a host name");
     assert_eq!(label::<HostPattern>(""), "not a host name");
+}
+
+#[test]
+fn access_format_is_json_or_a_template_of_known_variables() {
+    assert_eq!(read::<AccessFormat>("json"), Ok(AccessFormat::Json));
+    let parts = vec![
+        AccessPart::Request(Variable::ClientIp),
+        AccessPart::Text(" $".into()),
+        AccessPart::Record(AccessVariable::Status),
+        AccessPart::Text("x".into()),
+    ];
+    assert_eq!(read::<AccessFormat>("$client_ip $$${status}x"), Ok(AccessFormat::Template(parts)));
+    for bad in ["$statuss", "$client_ip $", "${status", "$remote_addr"] {
+        assert_eq!(label::<AccessFormat>(bad), "unknown variable", "{bad}");
+    }
+    let refusal = AccessFormat::from_text("$byte_sent").unwrap_err();
+    assert!(refusal.hint.starts_with("did you mean $bytes_sent?"), "{}", refusal.hint);
+    assert_eq!(label::<AccessFormat>("combined"), "no variable in it");
+    assert_eq!(label::<AccessFormat>("$$"), "no variable in it");
+    assert_eq!(label::<AccessFormat>("$status\n"), "more than one line");
 }
 
 #[test]
