@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
-use super::rewrite::remove_listed;
+use super::rewrite::{CompiledChanges, remove_listed};
 use crate::limits::FORWARDED_ADDRESSES_MAX;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -32,8 +32,16 @@ static CLAIMS: [HeaderName; 9] = [
 /// Sets the forwarding fields of a request and returns the client's address: the right-most one in `X-Forwarded-For`
 /// that is not a trusted proxy where `peer` is one, else `peer`'s.
 ///
-/// `host` is what the client asked for; empty leaves `X-Forwarded-Host` out.
-pub fn set(headers: &mut HeaderMap, peer: SocketAddr, scheme: &str, host: &str, trusted: &[IpNet]) -> IpAddr {
+/// `host` is what the client asked for; empty leaves `X-Forwarded-Host` out. Fields to which the route appends get nothing of ours: its
+/// `append = { X-Forwarded-For = "$client_ip" }` would name the client twice.
+pub fn set(
+    headers: &mut HeaderMap,
+    peer: SocketAddr,
+    scheme: &str,
+    host: &str,
+    trusted: &[IpNet],
+    changes: &CompiledChanges,
+) -> IpAddr {
     let peer = peer.ip().to_canonical();
     remove_look_alikes(headers);
     let mut client = peer;
@@ -45,13 +53,19 @@ pub fn set(headers: &mut HeaderMap, peer: SocketAddr, scheme: &str, host: &str, 
     } else {
         remove_listed(headers, &CLAIMS);
     }
+    let is_ours = |name: &HeaderName| !changes.appends_to(name);
     let peer_text = value(&peer.to_string());
-    headers.insert(X_REAL_IP, if client == peer { peer_text.clone() } else { value(&client.to_string()) });
-    headers.insert(X_FORWARDED_FOR, chain.unwrap_or(peer_text));
-    if !headers.contains_key(X_FORWARDED_PROTO) {
+    if is_ours(&X_REAL_IP) {
+        headers
+            .insert(X_REAL_IP, if client == peer { peer_text.clone() } else { value(&client.to_string()) });
+    }
+    if is_ours(&X_FORWARDED_FOR) {
+        headers.insert(X_FORWARDED_FOR, chain.unwrap_or(peer_text));
+    }
+    if is_ours(&X_FORWARDED_PROTO) && !headers.contains_key(X_FORWARDED_PROTO) {
         headers.insert(X_FORWARDED_PROTO, value(scheme));
     }
-    if !host.is_empty() && !headers.contains_key(X_FORWARDED_HOST) {
+    if !host.is_empty() && is_ours(&X_FORWARDED_HOST) && !headers.contains_key(X_FORWARDED_HOST) {
         headers.insert(X_FORWARDED_HOST, value(host));
     }
     client
@@ -139,8 +153,8 @@ mod tests {
             );
         }
         let trusted: Vec<IpNet> = trusted.iter().map(|network| network.parse().unwrap()).collect();
-        let client =
-            set(&mut headers, SocketAddr::new(peer.parse().unwrap(), 4711), "http", "a.example", &trusted);
+        let peer = SocketAddr::new(peer.parse().unwrap(), 4711);
+        let client = set(&mut headers, peer, "http", "a.example", &trusted, &CompiledChanges::default());
         (headers, client)
     }
 

@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use super::body::{BodySource, RequestBody};
 use super::exchange::Phase;
 use super::record::Record;
-use super::rewrite::{apply, strip_hop_by_hop};
+use super::rewrite::{CompiledChanges, apply, strip_hop_by_hop};
 use super::{forwarded, protocols, retry, target};
 use crate::reason::Reason;
 
@@ -131,7 +131,9 @@ fn backend_headers(record: &mut Record, mut headers: HeaderMap) -> Result<Header
     headers.append(VIA, served.via.clone());
     let host = record.host.to_str().unwrap_or_default();
     let trusted = &served.snapshot.trusted_proxies;
-    record.client_ip = forwarded::set(&mut headers, record.client.peer, "http", host, trusted);
+    let unchanged = CompiledChanges::default();
+    let changes = record.route.as_ref().map_or(&unchanged, |route| &route.request_headers);
+    record.client_ip = forwarded::set(&mut headers, record.client.peer, "http", host, trusted, changes);
     if record.host.is_empty() {
         headers.insert(HOST, HeaderValue::from_static("localhost"));
     }

@@ -20,6 +20,11 @@ impl CompiledChanges {
         self.remove.is_empty() && self.set.is_empty() && self.append.is_empty()
     }
 
+    /// Whether it appends to the field.
+    pub fn appends_to(&self, name: &HeaderName) -> bool {
+        self.append.iter().any(|(appended, _)| appended == name)
+    }
+
     /// Compiles `changes`. Changes to fields that frame the message are left out: they are ours to write.
     pub fn new(changes: &HeaderChanges) -> Self {
         let value = |(name, template)| Some((changeable(name)?, CompiledTemplate::new(template)));

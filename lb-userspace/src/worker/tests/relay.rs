@@ -25,6 +25,23 @@ fn get_is_relayed_with_forwarding_headers_over_kept_connections() {
 }
 
 #[test]
+fn route_that_appends_to_a_forwarding_field_names_the_client_once() {
+    use crate::config::model::{Template, TemplatePart, Variable};
+    let backend = Backend::echo("one");
+    let mut worker = Harness::start_with(&[backend.address], |snapshot| {
+        let client = Template { parts: vec![TemplatePart::Variable(Variable::ClientIp)] };
+        snapshot.routes[0].request_headers.append.insert("x-forwarded-for".into(), client);
+    });
+    let ask = "GET / HTTP/1.1\r\nhost: h\r\nx-forwarded-for: 192.0.2.1\r\n\r\n";
+    let answer = worker.client().ask(ask);
+    assert!(answer.text().contains("x-forwarded-for: 127.0.0.1\r\n"), "{}", answer.text());
+    worker.snapshot.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    worker.publish();
+    let answer = worker.client().ask(ask);
+    assert!(answer.text().contains("x-forwarded-for: 192.0.2.1, 192.0.2.1\r\n"), "{}", answer.text());
+}
+
+#[test]
 fn requests_go_round_all_backends() {
     let (one, two) = (Backend::echo("one"), Backend::echo("two"));
     let worker = Harness::start(&[one.address, two.address]);
