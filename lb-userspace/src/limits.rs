@@ -6,8 +6,12 @@ use std::time::Duration;
 pub const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// Bytes of a request target; longer is 414.
 pub const URI_BYTES_MAX: usize = 8 * 1024;
+/// Bytes of a refused head's first line that are kept for the logs.
+pub const REFUSED_LINE_BYTES_MAX: usize = 1024;
 /// Header lines in one head.
 pub const HEADERS_MAX: usize = 100;
+/// Bytes of an `X-Request-Id` that is passed on.
+pub const REQUEST_ID_BYTES_MAX: usize = 128;
 /// Bytes of a header value that a template makes.
 pub const RENDERED_BYTES_MAX: usize = 8 * 1024;
 /// Addresses of an `X-Forwarded-For` chain that we look at.

@@ -46,6 +46,8 @@ pub enum Reason {
     ExpectationFailed,
     /// The transfer coding is not one that we relay.
     NotImplemented,
+    /// The request line names a version of HTTP that is neither 1.0 nor 1.1.
+    VersionNotSupported,
     /// The client did not send what it announced in time.
     ClientTimeout,
     /// The client went away before the answer was complete.
@@ -60,7 +62,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for metrics and documentation.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::ConnectRefused,
         Self::ConnectTimeout,
         Self::ConnectReset,
@@ -81,6 +83,7 @@ impl Reason {
         Self::MethodNotAllowed,
         Self::ExpectationFailed,
         Self::NotImplemented,
+        Self::VersionNotSupported,
         Self::ClientTimeout,
         Self::ClientAborted,
         Self::RetryBudgetSpent,
@@ -111,6 +114,7 @@ impl Reason {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::ExpectationFailed => "expectation_failed",
             Self::NotImplemented => "not_implemented",
+            Self::VersionNotSupported => "version_not_supported",
             Self::ClientTimeout => "client_timeout",
             Self::ClientAborted => "client_aborted",
             Self::RetryBudgetSpent => "retry_budget_spent",
@@ -143,6 +147,7 @@ impl Reason {
             Self::MethodNotAllowed => 405,
             Self::ExpectationFailed => 417,
             Self::NotImplemented => 501,
+            Self::VersionNotSupported => 505,
             Self::ClientTimeout => 408,
             Self::ClientAborted => 499,
             Self::Loop => 508,

@@ -20,7 +20,7 @@ pub struct AccessRecord<'a> {
     pub wall_ms: u64,
     /// Its variables.
     pub variables: &'a Variables<'a>,
-    /// `HTTP/1.1`.
+    /// `HTTP/1.1` or `HTTP/1.0`, as the client has it.
     pub protocol: &'a str,
     /// The status that was sent, or that would have been sent (499).
     pub status: u16,

@@ -19,7 +19,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 
 use super::framing::{Framing, Pause};
-use crate::limits::HEAD_BYTES_MAX;
+use crate::limits::{HEAD_BYTES_MAX, REFUSED_LINE_BYTES_MAX};
 use crate::reason::Reason;
 use handle::{PHASES, Shared};
 
@@ -148,6 +148,7 @@ impl<I> Gate<I> {
                 self.state = State::Upgrade;
             }
             Some(Pause::BadHead(reason)) => {
+                self.keep_line();
                 self.refuse(self.framing.heads() + 1, reason, State::Substitute(0))
             }
             Some(Pause::BadBody(reason)) => self.refuse(self.framing.heads(), reason, State::Broken),
@@ -155,6 +156,14 @@ impl<I> Gate<I> {
         let phase = self.framing.phase();
         let index = PHASES.iter().position(|known| *known == phase).expect("all phases are listed");
         self.shared.phase.store(index as u8, Ordering::Relaxed);
+    }
+
+    /// Keeps for the logs what a head begins with that is about to be refused.
+    fn keep_line(&self) {
+        let head = self.held[self.ready..].trim_ascii_start();
+        let end = head.iter().take(REFUSED_LINE_BYTES_MAX).position(|byte| matches!(byte, b'\r' | b'\n'));
+        let line = &head[..end.unwrap_or(head.len().min(REFUSED_LINE_BYTES_MAX))];
+        self.shared.said().refused_line = Some(String::from_utf8_lossy(line).into_owned());
     }
 
     /// What was read after a violation is nobody's.

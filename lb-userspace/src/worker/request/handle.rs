@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::exchange::{Arrived, Early, Phase, Surroundings, TryFailed, exchange};
-use super::failure;
+use super::failure::{self, X_LB_REASON};
 use super::framing::Phase as GatePhase;
 use super::pool::{BackendConnection, reason_of_connect};
 use super::prepare::{Prepared, prepare};
@@ -39,11 +39,17 @@ pub async fn handle(
     let mut record = Record::begin(thread, client);
     let relayed = match violation {
         None => relay(&mut record, request).await,
-        Some(reason) => Err(reason),
+        Some(reason) => {
+            if let Some(line) = record.client.gate.take_refused_line() {
+                record.note_refused(&line);
+            }
+            Err(reason)
+        }
     };
     let client = record.client.clone();
     let response = match relayed {
-        Ok(relayed) => relayed.into_response(record),
+        Ok(Some(relayed)) => relayed.into_response(record),
+        Ok(None) => failure::answer_options(record),
         Err(reason) => {
             if let Some(source) = &record.source {
                 source.discard_what_came().await;
@@ -57,8 +63,9 @@ pub async fn handle(
     response
 }
 
-async fn relay(record: &mut Record, request: Request<Incoming>) -> Result<Relayed, Reason> {
-    let prepared = prepare(record, request)?;
+/// The answer of a backend; `None` where the request is for this hop.
+async fn relay(record: &mut Record, request: Request<Incoming>) -> Result<Option<Relayed>, Reason> {
+    let Some(prepared) = prepare(record, request)? else { return Ok(None) };
     let mut tries = Tries::default();
     loop {
         record.phase = Phase::Queue;
@@ -66,7 +73,7 @@ async fn relay(record: &mut Record, request: Request<Incoming>) -> Result<Relaye
         let now = if record.tries == 0 && !next.waited { record.started } else { Instant::now() };
         record.begin_try(&next.upstream, next.picked, now);
         match try_once(record, &prepared, &next.upstream, next.fresh).await {
-            Ok(relayed) => return Ok(relayed),
+            Ok(relayed) => return Ok(Some(relayed)),
             Err(failed) => tries.after(&failed, record, &prepared, next.upstream)?,
         }
     }
@@ -171,6 +178,8 @@ impl Relayed {
             parts.version = Version::HTTP_11;
         }
         strip_hop_by_hop(&mut parts.headers);
+        // What it says is ours to say.
+        parts.headers.remove(X_LB_REASON);
         if let Some(route) = record.route.as_ref().filter(|route| !route.response_headers.is_empty()) {
             apply(&route.response_headers, &mut parts.headers, &record.variables());
         }

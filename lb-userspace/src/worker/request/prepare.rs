@@ -2,8 +2,10 @@
 
 use std::rc::Rc;
 
-use http::header::{CONNECTION, EXPECT, HOST, REFERER, TE, TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA};
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use http::header::{
+    CONNECTION, EXPECT, HOST, MAX_FORWARDS, REFERER, TE, TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use http_body::Body;
 use hyper::body::Incoming;
 
@@ -12,6 +14,7 @@ use super::exchange::Phase;
 use super::record::Record;
 use super::rewrite::{CompiledChanges, apply, strip_hop_by_hop};
 use super::{forwarded, protocols, retry, target};
+use crate::limits::REQUEST_ID_BYTES_MAX;
 use crate::reason::Reason;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -54,34 +57,36 @@ impl Prepared {
     }
 }
 
-/// Checks the request, finds its route and makes the headers that every backend gets.
+/// Checks the request, finds its route and makes the headers that every backend gets. `None`: it is OPTIONS that must not go further than here.
 ///
 /// # Errors
 /// The reason of the answer.
-pub fn prepare(record: &mut Record, request: Request<Incoming>) -> Result<Prepared, Reason> {
+pub fn prepare(record: &mut Record, request: Request<Incoming>) -> Result<Option<Prepared>, Reason> {
     let (mut parts, body) = request.into_parts();
     let length = body.size_hint().exact();
     record.source = (!body.is_end_stream()).then(|| Rc::new(BodySource::new(body, record.client.clone())));
-    record.method = parts.method.clone();
+    (record.method, record.version) = (parts.method.clone(), parts.version);
     if let Some(source) = record.source.as_ref().filter(|_| parts.headers.contains_key(EXPECT)) {
         source.withhold();
     }
     record.uri = target::normalise(&mut parts).inspect_err(|_| record.uri = parts.uri.clone())?;
-    if let Some(id) = parts.headers.get(X_REQUEST_ID) {
-        record.request_id = id.clone();
-    } else {
-        record.request_id = record.thread.ids.next();
-        parts.headers.insert(X_REQUEST_ID, record.request_id.clone());
-    }
+    record.request_id = match only(&parts.headers, &X_REQUEST_ID).filter(|id| is_id(id.as_bytes())) {
+        Some(id) => id.clone(),
+        None => {
+            let id = record.thread.ids.next();
+            parts.headers.insert(X_REQUEST_ID, id.clone());
+            id
+        }
+    };
     if let Some(host) = parts.headers.get(HOST) {
         record.host = host.clone();
     }
-    if parts
-        .headers
-        .get(EXPECT)
-        .is_some_and(|expect| !expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
-    {
+    let is_known = |expect: &HeaderValue| expect.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    if parts.headers.contains_key(EXPECT) && !only(&parts.headers, &EXPECT).is_some_and(is_known) {
         return Err(Reason::ExpectationFailed);
+    }
+    if parts.method == Method::OPTIONS && is_last_hop(&mut parts.headers) {
+        return Ok(None);
     }
     if record.served.shared.logs.access.is_some() {
         record.user_agent = parts.headers.get(USER_AGENT).cloned();
@@ -99,13 +104,35 @@ pub fn prepare(record: &mut Record, request: Request<Incoming>) -> Result<Prepar
     let upgrade = protocols::asked(&parts.method, parts.version, &parts.headers, record.source.is_some());
     let headers = backend_headers(record, parts.headers)?;
     let idempotent = retry::is_idempotent(&record.method);
-    Ok(Prepared { headers, length, idempotent, upgrade })
+    Ok(Some(Prepared { headers, length, idempotent, upgrade }))
+}
+
+/// The value of a field that has exactly one line.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut lines = headers.get_all(name).iter();
+    lines.next().filter(|_| lines.next().is_none())
+}
+
+/// Whether a client may name a request so: it stands in logs, and in the requests of backends to others.
+fn is_id(text: &[u8]) -> bool {
+    (1..=REQUEST_ID_BYTES_MAX).contains(&text.len()) && text.iter().all(u8::is_ascii_graphic)
+}
+
+/// Counts this hop off `Max-Forwards`; whether it was the last (RFC 9110 §7.6.2). What is no number is passed on.
+fn is_last_hop(headers: &mut HeaderMap) -> bool {
+    let left = headers.get(MAX_FORWARDS).and_then(|left| left.to_str().ok()?.parse::<u32>().ok());
+    if let Some(further) = left.and_then(|left| left.checked_sub(1)) {
+        headers.insert(MAX_FORWARDS, HeaderValue::from(further));
+    }
+    left == Some(0)
 }
 
 fn find_route(record: &mut Record) -> Result<(), Reason> {
     let host = record.host.to_str().unwrap_or_default();
     let routes = &record.served.shared.routes;
-    let Ok(found) = routes.find(record.listener(), host, record.uri.path()) else {
+    // `OPTIONS *` asks about the host as a whole.
+    let path = if record.uri.path() == "*" { "/" } else { record.uri.path() };
+    let Ok(found) = routes.find(record.listener(), host, path) else {
         "the path can be read in another way, which leads to another route".clone_into(&mut record.detail);
         return Err(Reason::BadRequest);
     };

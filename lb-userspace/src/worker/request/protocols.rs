@@ -11,8 +11,10 @@ pub const WEBSOCKET: &[u8] = b"websocket";
 /// carry requests past our checks (`h2c` is the classic of smuggling).
 pub fn is_other(protocol: &[u8]) -> bool {
     let name = protocol.split(|&byte| byte == b'/').next().unwrap_or_default();
-    let refused: [&[u8]; 5] = [WEBSOCKET, b"h2c", b"h2", b"http", b"tls"];
-    !name.is_empty() && !refused.iter().any(|refused| name.eq_ignore_ascii_case(refused))
+    let refused: [&[u8]; 4] = [WEBSOCKET, b"h2", b"http", b"tls"];
+    // Its drafts, too: `h2c-14`.
+    let is_h2c = name.get(..3).is_some_and(|begin| begin.eq_ignore_ascii_case(b"h2c"));
+    !name.is_empty() && !is_h2c && !refused.iter().any(|refused| name.eq_ignore_ascii_case(refused))
 }
 
 /// The protocol to ask the backend for: `websocket` where a GET lists it, else the first other one that a request without a body
@@ -78,7 +80,7 @@ mod tests {
 
     #[test]
     fn protocols_that_carry_requests_past_us_are_never_asked_for() {
-        for protocol in ["h2c", "H2C", "h2", "HTTP/2.0", "TLS/1.2", "", "/"] {
+        for protocol in ["h2c", "H2C", "h2c-14", "h2", "HTTP/2.0", "TLS/1.2", "", "/"] {
             check(Method::GET, Version::HTTP_11, protocol, None);
         }
     }

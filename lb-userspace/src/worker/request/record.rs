@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{HeaderValue, Method, Uri};
+use http::{HeaderValue, Method, Uri, Version};
 use tokio::time::Instant;
 
 use super::body::BodySource;
@@ -45,6 +45,10 @@ pub struct Record {
     pub method: Method,
     /// The target in origin form.
     pub uri: Uri,
+    /// `HTTP/1.1` or `HTTP/1.0`.
+    pub version: Version,
+    /// What was read of method and target, where the head was refused.
+    pub refused: Option<(String, String)>,
     /// As sent to the backend.
     pub host: HeaderValue,
     /// The client as far as trusted proxies tell.
@@ -108,6 +112,8 @@ impl Record {
             request_id: HeaderValue::from_static(""),
             method: Method::GET,
             uri: Uri::default(),
+            version: Version::HTTP_11,
+            refused: None,
             host: HeaderValue::from_static(""),
             phase: Phase::Request,
             attempts: 0,
@@ -130,6 +136,12 @@ impl Record {
             held_back: Vec::new(),
             finished: false,
         })
+    }
+
+    /// The head was refused; its first line was this, as far as it was read.
+    pub fn note_refused(&mut self, line: &str) {
+        let mut words = line.splitn(3, ' ').map(str::to_owned);
+        self.refused = Some((words.next().unwrap_or_default(), words.next().unwrap_or_default()));
     }
 
     /// Whether the request was read to its end, so that another may follow on the connection.
@@ -238,8 +250,8 @@ impl Record {
             client_port: self.client.peer.port(),
             scheme: "http",
             request_id: self.request_id.to_str().unwrap_or_default(),
-            method: self.method.as_str(),
-            path: self.uri.path(),
+            method: self.refused.as_ref().map_or(self.method.as_str(), |(method, _)| method),
+            path: self.refused.as_ref().map_or(self.uri.path(), |(_, target)| target),
             query: self.uri.query().unwrap_or_default(),
             listener: self.listener(),
             upstream: self.upstream.as_ref().map_or("", |upstream| &upstream.shared.served.name),

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::HeaderValue;
+use http::{HeaderValue, Version};
 
 use super::exchange::Phase;
 use super::record::Record;
@@ -59,7 +59,7 @@ fn log_access(record: &Record, log: &LogQueue) {
     let access = AccessRecord {
         wall_ms: wall_ms(),
         variables: &record.variables(),
-        protocol: "HTTP/1.1",
+        protocol: if record.version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
         status: record.reason.filter(|_| record.status == 0).map_or(record.status, Reason::status),
         bytes_sent: record.bytes_sent,
         bytes_received: record.bytes_received,

@@ -1,4 +1,4 @@
-//! Names for requests that arrive without `X-Request-Id`: unique by a random part per thread and a count.
+//! Names for requests that arrive without an `X-Request-Id`, or with one that cannot be passed on: unique by a random part per thread and a count.
 
 use std::cell::Cell;
 

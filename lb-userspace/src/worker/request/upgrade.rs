@@ -17,6 +17,7 @@ use lb_common::backend::TrafficState;
 use tokio::time::Instant;
 
 use super::exchange::Phase;
+use super::failure::X_LB_REASON;
 use super::gate::Gate;
 use super::pipe::{Pipe, Relaying};
 use super::pool::BackendConnection;
@@ -55,6 +56,7 @@ impl PendingTunnel {
     ) -> Response<ResponseBody> {
         let protocol = parts.headers.get(UPGRADE).cloned();
         strip_hop_by_hop(&mut parts.headers);
+        parts.headers.remove(X_LB_REASON);
         if let Some(route) = &record.route {
             apply(&route.response_headers, &mut parts.headers, &record.variables());
         }

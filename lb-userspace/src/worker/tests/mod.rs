@@ -2,6 +2,7 @@
 
 mod answers;
 mod bodies;
+mod conformance;
 mod early;
 mod harness;
 mod hold;

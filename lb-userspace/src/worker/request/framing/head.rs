@@ -191,12 +191,15 @@ fn request_line(line: &[u8]) -> Result<RequestLine, Reason> {
         return Err(Reason::BadRequest);
     };
     require(is_token(method))?;
-    target::check(method, target)?;
     let is_1_1 = match version {
         b"HTTP/1.1" => true,
         b"HTTP/1.0" => false,
+        [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => {
+            return Err(Reason::VersionNotSupported);
+        }
         _ => return Err(Reason::BadRequest),
     };
+    target::check(method, target)?;
     Ok(RequestLine { is_1_1, is_get: method == b"GET", is_connect: method == b"CONNECT" })
 }
 

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
+#[cfg(doc)]
+use crate::limits::REFUSED_LINE_BYTES_MAX;
 use crate::reason::Reason;
 use crate::worker::request::framing::Phase;
 
@@ -29,6 +31,8 @@ pub(super) struct Said {
     pub(super) begun: u64,
     /// Which request of the connection (from 1) broke the rules, and how.
     pub(super) violation: Option<(u64, Reason)>,
+    /// The first line of a head that was refused, as far as it was read.
+    pub(super) refused_line: Option<String>,
     /// Which request's answer is known, and whether it grants the upgrade asked for.
     pub(super) upgrade: Option<(u64, bool)>,
     /// The handler's wish to refuse the head being awaited.
@@ -59,6 +63,11 @@ impl GateHandle {
         said.violation
             .filter(|(number, _)| said.begun == 0 || *number <= said.begun)
             .map(|(_, reason)| reason)
+    }
+
+    /// The first line of the head that was refused, as far as it was read; at most [`REFUSED_LINE_BYTES_MAX`] bytes of it.
+    pub fn take_refused_line(&self) -> Option<String> {
+        self.0.said().refused_line.take()
     }
 
     /// The request that was begun last gets its WebSocket: bytes pass unread from now on.

@@ -7,6 +7,7 @@ const BAD: Option<Reason> = Some(Reason::BadRequest);
 const URI: Option<Reason> = Some(Reason::UriTooLong);
 const LARGE: Option<Reason> = Some(Reason::HeadersTooLarge);
 const UNSUPPORTED: Option<Reason> = Some(Reason::NotImplemented);
+const VERSION: Option<Reason> = Some(Reason::VersionNotSupported);
 
 fn reason(stream: &[u8]) -> Option<Reason> {
     match judge(stream).1 {
@@ -111,16 +112,16 @@ fn heads_are_judged() {
 fn request_lines_are_judged() {
     let cases: &[(&str, &[u8], Option<Reason>)] = &[
         ("plain", b"GET /a/b;c=d?e=f HTTP/1.1", GOOD),
-        ("F23 version 1.2", b"GET / HTTP/1.2", BAD),
-        ("F23 version 2.0", b"GET / HTTP/2.0", BAD),
-        ("F23 version 0.9", b"GET / HTTP/0.9", BAD),
+        ("F23 version 1.2", b"GET / HTTP/1.2", VERSION),
+        ("F23 version 2.0", b"GET / HTTP/2.0", VERSION),
+        ("F23 version 0.9", b"GET / HTTP/0.9", VERSION),
         ("F23 version 11", b"GET / HTTP/11", BAD),
         ("F23 version 1.10", b"GET / HTTP/1.10", BAD),
         ("F23 version with zero", b"GET / HTTP/01.1", BAD),
         ("F23 lower case", b"GET / http/1.1", BAD),
         ("F23 no version", b"GET /", BAD),
         ("F23 other protocol", b"GET / ICY/1.1", BAD),
-        ("F23 HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n", BAD),
+        ("F23 HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n", VERSION),
         ("F24 two spaces", b"GET  / HTTP/1.1", BAD),
         ("F24 tab", b"GET\t/ HTTP/1.1", BAD),
         ("F24 space at the end", b"GET / HTTP/1.1 ", BAD),
