@@ -142,8 +142,14 @@ pub const TUNNEL_BUFFER_BYTES_MAX: usize = 64 * 1024;
 pub const HALF_CLOSED_IDLE_MAX: Duration = Duration::from_secs(600);
 /// Time after which a tunnel's peer that acknowledges nothing is gone, by keep-alive as by TCP_USER_TIMEOUT.
 pub const TUNNEL_PEER_TIMEOUT: Duration = Duration::from_secs(240);
-/// Connections to `/metrics` at one time.
+/// Connections to the address of `/metrics` at one time; each asks once.
 pub const METRICS_CONNECTIONS_MAX: usize = 64;
+/// Those among them that get `/metrics`: a page takes its time to be read, and `/healthz` must not wait for it.
+pub const METRICS_PAGES_MAX: usize = 48;
+/// Time to send a request there.
+pub const METRICS_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time to take the answer.
+pub const METRICS_WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a snapshot or a status report from the master.
 pub const SNAPSHOT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Addresses on which one node listens for clients; each has a socket per worker thread.

@@ -6,10 +6,13 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,24 +23,26 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
+use super::metered::{Metered, Meters, Stream};
 use super::metrics::{CONTENT_TYPE as METRICS_TYPE, LogsDropped, Metrics};
 use super::served::Served;
 use super::shared::Shared;
+use super::timer::Timer;
 use crate::control::protocol::StatusReport;
-use crate::limits::{CLIENT_HEAD_TIMEOUT, METRICS_CONNECTIONS_MAX};
+use crate::limits::{
+    METRICS_CONNECTIONS_MAX, METRICS_HEAD_TIMEOUT, METRICS_PAGES_MAX, METRICS_WRITE_TIMEOUT,
+};
 use crate::link::FromWorker;
 use crate::state::event::Slot;
 use crate::time::Time;
 
 /// Wait after an accept error.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
-/// Time that one connection may take in all, idle times included.
-const CONNECTION_TIME_MAX: Duration = Duration::from_secs(300);
-
 /// What the master said so recently is told as it is.
 const STATUS_AGE_MAX: Duration = Duration::from_millis(200);
 /// Time for the master to say what it knows now.
@@ -92,32 +97,67 @@ impl MetricsListener {
 }
 
 async fn accept(listener: TcpListener, told: Rc<RefCell<Told>>) {
-    let places = Arc::new(tokio::sync::Semaphore::new(METRICS_CONNECTIONS_MAX));
+    let places = Arc::new(Semaphore::new(METRICS_CONNECTIONS_MAX));
+    let pages = Arc::new(Semaphore::new(METRICS_PAGES_MAX));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(ACCEPT_BACK_OFF).await;
             continue;
         };
-        let told = told.clone();
+        let (told, pages) = (told.clone(), pages.clone());
         tokio::task::spawn_local(async move {
-            let service = service_fn(|request| {
-                let told = told.clone();
-                async move {
-                    if request.uri().path() == "/metrics" {
-                        refresh(&told).await;
-                    }
-                    Ok::<_, Infallible>(answer(&request, &told.borrow()))
-                }
-            });
-            let serving = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(CLIENT_HEAD_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service);
-            let _ = tokio::time::timeout(CONNECTION_TIME_MAX, serving).await;
+            serve(stream, told, pages).await;
             drop(place);
         });
     }
+}
+
+/// One request and its answer.
+async fn serve(stream: TcpStream, told: Rc<RefCell<Told>>, pages: Arc<Semaphore>) {
+    let page = RefCell::new(None);
+    let service = service_fn(|request| {
+        let (told, pages, page) = (told.clone(), pages.clone(), &page);
+        async move {
+            if request.uri().path() == "/metrics" {
+                // It is given back with the connection.
+                let Ok(permit) = pages.try_acquire_owned() else {
+                    return Ok::<_, Infallible>(text(
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        "too many ask\n".into(),
+                    ));
+                };
+                page.replace(Some(permit));
+                refresh(&told).await;
+            }
+            Ok(answer(&request, &told.borrow()))
+        }
+    });
+    let (metered, meters) = Metered::new(Stream::Tcp(stream));
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(METRICS_HEAD_TIMEOUT)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(metered), service);
+    unless_blocked(serving, &meters, METRICS_WRITE_TIMEOUT).await;
+}
+
+/// Runs `serving` to its end, or until its peer has not taken for so long all that there was.
+async fn unless_blocked(serving: impl Future, meters: &Meters, patience: Duration) {
+    let mut serving = pin!(serving);
+    let (mut timer, mut since) = (Timer::default(), None);
+    poll_fn(|cx| {
+        if serving.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if !meters.write_blocked.get() {
+            since = None;
+            return Poll::Pending;
+        }
+        let since = *since.get_or_insert_with(Instant::now);
+        timer.poll_until(since + patience, cx)
+    })
+    .await;
 }
 
 /// Asks the master for what it knows now. One that does not answer costs freshness only.
@@ -182,4 +222,33 @@ fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn reader_that_takes_too_long_is_given_up_though_it_takes_something() {
+        let meters = Rc::new(Meters::default());
+        let (patience, began) = (Duration::from_millis(50), Instant::now());
+        let dribbles = async {
+            loop {
+                meters.written.set(meters.written.get() + 1);
+                meters.write_blocked.set(true);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        unless_blocked(dribbles, &meters, patience).await;
+        assert!(began.elapsed() >= patience, "{:?}", began.elapsed());
+        let began = Instant::now();
+        let writes = async {
+            for blocked in [true, false].repeat(10) {
+                meters.write_blocked.set(blocked);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        unless_blocked(writes, &meters, patience).await;
+        assert!(began.elapsed() >= Duration::from_millis(200), "{:?}", began.elapsed());
+    }
 }

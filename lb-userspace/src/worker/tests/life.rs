@@ -7,8 +7,9 @@ use std::os::fd::AsFd;
 
 use super::harness::*;
 use crate::control::protocol::StatusReport;
+use crate::limits::METRICS_PAGES_MAX;
 use crate::link::{Attachment, FromWorker, ToWorker};
-use crate::snapshot::ServedListener;
+use crate::snapshot::{ServedListener, ServedUpstream};
 use crate::table::shared_memory;
 
 #[test]
@@ -202,6 +203,33 @@ fn metrics_hold_what_the_master_knows_when_they_are_asked_for() {
 }
 
 #[test]
+fn health_is_told_while_readers_of_metrics_take_their_time() {
+    let backend = Backend::echo("one");
+    let worker = Harness::start_with(&[backend.address], |snapshot| {
+        // A page that no socket buffer holds.
+        let one = snapshot.upstreams[0].clone();
+        let many =
+            (0..3000).map(|number| ServedUpstream { name: format!("upstream-{number}"), ..one.clone() });
+        snapshot.upstreams.extend(many);
+    });
+    let metrics = TcpListener::bind("127.0.0.1:0").unwrap();
+    worker.attach(Attachment::Metrics, metrics.as_fd());
+    let address = metrics.local_addr().unwrap();
+    let ask = |path: &str| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.connect(&address.into()).unwrap();
+        let mut stream = TcpStream::from(socket);
+        std::io::Write::write_all(&mut stream, format!("GET {path} HTTP/1.1\r\nhost: m\r\n\r\n").as_bytes())
+            .unwrap();
+        Client(stream)
+    };
+    let _slow: Vec<Client> = (0..METRICS_PAGES_MAX).map(|_| ask("/metrics")).collect();
+    wait_until("no more pages", || ask("/metrics").answer(true).status == 503);
+    assert_eq!(ask("/healthz").answer(false).status, 200);
+}
+
+#[test]
 fn requests_are_logged_and_counted() {
     let backend = Backend::echo("one");
     let mut worker = Harness::start(&[backend.address]);
@@ -212,8 +240,12 @@ fn requests_are_logged_and_counted() {
     let metrics = TcpListener::bind("127.0.0.1:0").unwrap();
     worker.attach(Attachment::Metrics, metrics.as_fd());
     worker.publish();
-    let mut scraper = Client(TcpStream::connect(metrics.local_addr().unwrap()).unwrap());
-    assert_eq!(scraper.ask("GET /readyz HTTP/1.1\r\nhost: m\r\n\r\n").status, 200);
+    let address = metrics.local_addr().unwrap();
+    let scrape = |path: &str| {
+        let mut scraper = Client(TcpStream::connect(address).unwrap());
+        scraper.ask(&format!("GET {path} HTTP/1.1\r\nhost: m\r\n\r\n"))
+    };
+    assert_eq!(scrape("/readyz").status, 200);
     worker.get("/seen");
     worker.set(0, 1, lb_common::backend::TrafficState::Out);
     worker.get("/refused");
@@ -221,10 +253,10 @@ fn requests_are_logged_and_counted() {
     wait_until("both are in the access log", || holds(&access, "/seen") && holds(&access, "/refused"));
     wait_until("one is in the error log", || holds(&errors, "\"reason\":\"backend_starting\""));
     assert!(!holds(&errors, "/seen"));
-    let counts = scraper.ask("GET /metrics HTTP/1.1\r\nhost: m\r\n\r\n");
+    let counts = scrape("/metrics");
     assert!(counts.text().contains("backend_starting"), "{}", counts.text());
-    assert_eq!(scraper.ask("GET /readyz HTTP/1.1\r\nhost: m\r\n\r\n").status, 503);
-    assert_eq!(scraper.ask("GET /healthz HTTP/1.1\r\nhost: m\r\n\r\n").status, 200);
+    assert_eq!(scrape("/readyz").status, 503);
+    assert_eq!(scrape("/healthz").status, 200);
 }
 
 #[test]
