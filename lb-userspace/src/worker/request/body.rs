@@ -165,7 +165,7 @@ impl BodySource {
             Part::Trailers(trailers) => *self.trailers.borrow_mut() = Some(trailers.clone()),
             Part::Data(data) => {
                 let mut kept = self.kept.borrow_mut();
-                if kept.len() + data.len() > REPLAY_BYTES_MAX {
+                if kept.bytes() + data.len() > REPLAY_BYTES_MAX {
                     drop(kept.take());
                     self.lost.set(true);
                 } else {
@@ -178,7 +178,7 @@ impl BodySource {
     /// What is kept beyond the first `given` bytes.
     fn kept_after(&self, given: usize) -> Option<Bytes> {
         let mut kept = self.kept.borrow_mut();
-        let rest = (given < kept.len()).then(|| kept.rest(given));
+        let rest = (given < kept.bytes()).then(|| kept.rest(given));
         if self.lost.get() {
             drop(kept.take());
         }
@@ -254,7 +254,7 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         let Some(source) = &self.source else { return true };
-        let all_given = self.given >= source.kept.borrow().len();
+        let all_given = self.given >= source.kept.borrow().bytes();
         source.ended.get() && all_given && (self.trailers_given || source.trailers.borrow().is_none())
     }
 

@@ -257,7 +257,7 @@ async fn gather(
                 Poll::Ready(None) => return Poll::Ready(Ok(Early::Whole(joined.take()))),
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Broken::of(&error, around.source))),
                 Poll::Ready(Some(Ok(frame))) => match frame.data_ref() {
-                    Some(data) if joined.len() + data.len() <= RESPONSE_PEEK_BYTES_MAX => {
+                    Some(data) if joined.bytes() + data.len() <= RESPONSE_PEEK_BYTES_MAX => {
                         joined.push(data);
                         if incoming.is_end_stream() {
                             return Poll::Ready(Ok(Early::Whole(joined.take())));

@@ -11,14 +11,14 @@ pub struct Joined {
 }
 
 impl Joined {
-    /// Bytes of all pieces.
-    pub fn len(&self) -> usize {
+    /// How many there are in all pieces.
+    pub fn bytes(&self) -> usize {
         self.only.len() + self.copy.len()
     }
 
     /// Appends a piece.
     pub fn push(&mut self, piece: &Bytes) {
-        if self.len() == 0 {
+        if self.bytes() == 0 {
             self.only = piece.clone();
             return;
         }
@@ -61,10 +61,10 @@ mod tests {
             })
             .collect();
         assert!(buffers.iter().all(Bytes::is_unique));
-        assert_eq!(joined.len(), 100);
+        assert_eq!(joined.bytes(), 100);
         assert_eq!(joined.rest(97), [97, 98, 99][..]);
         assert_eq!(joined.take(), (0..100).collect::<Vec<u8>>());
-        assert_eq!(joined.len(), 0);
+        assert_eq!(joined.bytes(), 0);
     }
 
     #[test]

@@ -83,7 +83,7 @@ mod tests {
         let checked = check_framing(&mut head).map_err(drop);
         let left: Vec<&str> =
             head.headers.get_all(CONTENT_LENGTH).iter().map(|line| line.to_str().unwrap()).collect();
-        assert_eq!(checked.map(|()| left), expect.map(|left| Vec::from_iter(left)), "{lines:?}");
+        assert_eq!(checked.map(|()| left), expect.map(Vec::from_iter), "{lines:?}");
     }
 
     #[test]
