@@ -29,8 +29,6 @@ pub struct Served {
     pub access_format: AccessLogFormat,
     /// Where records go.
     pub logs: Logs,
-    /// What listeners are called, by id.
-    listeners: HashMap<u32, String>,
     upstreams: HashMap<String, Arc<Upstream>>,
 }
 
@@ -99,7 +97,6 @@ impl Served {
         let via = HeaderValue::try_from(format!("1.1 lbctl-{}", pseudonym(&snapshot.node)))
             .expect("a pseudonym has token characters only");
         Self {
-            listeners: snapshot.listeners.iter().map(|one| (one.id, one.name.clone())).collect(),
             upstreams: upstreams.collect(),
             routes: RouteTable::new(&snapshot.routes),
             via,
@@ -111,7 +108,8 @@ impl Served {
 
     /// What the listener is called now; `None` where it is closed.
     pub fn listener_name(&self, id: u32) -> Option<&str> {
-        self.listeners.get(&id).map(String::as_str)
+        // There are few: looking costs less than hashing.
+        self.snapshot.listeners.iter().find(|listener| listener.id == id).map(|listener| &*listener.name)
     }
 
     /// All upstreams.

@@ -14,14 +14,14 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::exchange::{Arrived, Early, Phase, Surroundings, TryFailed, exchange};
-use super::failure::{self, X_LB_REASON};
+use super::failure;
 use super::framing::Phase as GatePhase;
 use super::pool::{BackendConnection, reason_of_connect};
 use super::prepare::{Prepared, prepare};
 use super::protocols;
 use super::record::Record;
 use super::relay::{Arriving, ResponseBody};
-use super::rewrite::{apply, strip_hop_by_hop};
+use super::rewrite::{apply, strip_answer};
 use super::tries::Tries;
 use super::upgrade::PendingTunnel;
 use crate::reason::Reason;
@@ -177,9 +177,7 @@ impl Relayed {
         if parts.version < Version::HTTP_11 {
             parts.version = Version::HTTP_11;
         }
-        strip_hop_by_hop(&mut parts.headers);
-        // What it says is ours to say.
-        parts.headers.remove(X_LB_REASON);
+        strip_answer(&mut parts.headers);
         if let Some(route) = record.route.as_ref().filter(|route| !route.response_headers.is_empty()) {
             apply(&route.response_headers, &mut parts.headers, &record.variables());
         }

@@ -3,6 +3,7 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
+use super::failure::X_LB_REASON;
 use super::variables::{CompiledTemplate, Variables};
 use crate::config::model::HeaderChanges;
 
@@ -77,12 +78,21 @@ fn append(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) {
 /// they are protected), the well-known ones, and `Proxy` (CVE-2016-5385). `Trailer` keeps the names that
 /// [`strip_trailers`] would let through.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    strip(headers, &HOP_BY_HOP);
+}
+
+/// [`strip_hop_by_hop`] for the answer of a backend: what `X-Lb-Reason` says is ours to say.
+pub fn strip_answer(headers: &mut HeaderMap) {
+    strip(headers, &NOT_IN_ANSWERS);
+}
+
+fn strip(headers: &mut HeaderMap, list: &[HeaderName]) {
     if headers.contains_key(header::CONNECTION) {
         for name in nominated(headers) {
             headers.remove(name);
         }
     }
-    remove_listed(headers, &HOP_BY_HOP);
+    remove_listed(headers, list);
     if headers.contains_key(header::TRAILER) {
         keep_allowed_trailers(headers);
     }
@@ -150,6 +160,20 @@ static HOP_BY_HOP: [HeaderName; 9] = [
     header::TRANSFER_ENCODING,
     header::UPGRADE,
     HeaderName::from_static("proxy-authentication-info"),
+];
+
+/// [`HOP_BY_HOP`] and what backends must not say.
+static NOT_IN_ANSWERS: [HeaderName; 10] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("proxy"),
+    HeaderName::from_static("http2-settings"),
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("proxy-authentication-info"),
+    X_LB_REASON,
 ];
 
 fn is_hop_by_hop(name: &HeaderName) -> bool {

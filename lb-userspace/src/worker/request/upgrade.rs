@@ -17,13 +17,12 @@ use lb_common::backend::TrafficState;
 use tokio::time::Instant;
 
 use super::exchange::Phase;
-use super::failure::X_LB_REASON;
 use super::gate::Gate;
 use super::pipe::{Pipe, Relaying};
 use super::pool::BackendConnection;
 use super::record::Record;
 use super::relay::ResponseBody;
-use super::rewrite::{apply, strip_hop_by_hop};
+use super::rewrite::{apply, strip_answer};
 use super::websocket::close_frame;
 use crate::limits::{CLIENT_BODY_TIMEOUT, HALF_CLOSED_IDLE_MAX, TUNNEL_PEER_TIMEOUT};
 use crate::reason::Reason;
@@ -55,8 +54,7 @@ impl PendingTunnel {
         record: Box<Record>,
     ) -> Response<ResponseBody> {
         let protocol = parts.headers.get(UPGRADE).cloned();
-        strip_hop_by_hop(&mut parts.headers);
-        parts.headers.remove(X_LB_REASON);
+        strip_answer(&mut parts.headers);
         if let Some(route) = &record.route {
             apply(&route.response_headers, &mut parts.headers, &record.variables());
         }

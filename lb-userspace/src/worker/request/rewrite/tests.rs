@@ -191,3 +191,8 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn all_that_is_stripped_from_requests_is_stripped_from_answers() {
+    assert_eq!(NOT_IN_ANSWERS[..HOP_BY_HOP.len()], HOP_BY_HOP);
+}
