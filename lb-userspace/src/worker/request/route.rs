@@ -87,7 +87,7 @@ impl RouteTable {
         path: &str,
     ) -> Result<Option<&Arc<CompiledRoute>>, Ambiguous> {
         let Some(listener) = self.listeners.get(listener) else { return Ok(None) };
-        let host = plain_host(host);
+        let host = if listener.has_hosts() { plain_host(host) } else { Cow::Borrowed("") };
         let found = listener.find(&host, &route_path::ours(path));
         for reading in route_path::other_readings(path) {
             if listener.find(&host, &reading).map(Arc::as_ptr) != found.map(Arc::as_ptr) {
@@ -103,8 +103,13 @@ impl RouteTable {
 pub struct Ambiguous;
 
 impl ListenerRoutes {
+    /// Whether any route is for certain hosts only.
+    fn has_hosts(&self) -> bool {
+        !self.exact.is_empty() || !self.below.is_empty()
+    }
+
     fn find(&self, host: &str, path: &str) -> Option<&Arc<CompiledRoute>> {
-        if self.exact.is_empty() && self.below.is_empty() {
+        if !self.has_hosts() {
             return first_match(&self.any, path);
         }
         self.exact
