@@ -58,7 +58,7 @@ pub struct ThreadMetrics {
     pub connections_accepted: Count,
     /// Client connections closed.
     pub connections_closed: Count,
-    /// Client connections closed at once because the worker was at its bound.
+    /// Client connections for which there was no room.
     pub connections_refused: Count,
     /// Bytes read from clients.
     pub bytes_received: Count,

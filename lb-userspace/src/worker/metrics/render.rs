@@ -100,7 +100,7 @@ impl Page {
         })?;
         families.counter(
             "client_connections_refused",
-            "Client connections closed at once at the worker's bound.",
+            "Client connections for which there was no room.",
             |counts| counts.add(&[], self.sum(|thread| &thread.connections_refused)),
         )?;
         families.bytes(
