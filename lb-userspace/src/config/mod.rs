@@ -10,7 +10,7 @@ pub mod model;
 mod read;
 pub(crate) mod reading;
 mod report;
-pub(crate) mod route_path;
+pub mod route_path;
 mod system;
 pub(crate) mod units;
 mod validate;

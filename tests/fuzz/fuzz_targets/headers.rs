@@ -11,9 +11,10 @@ use std::sync::LazyLock;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use lb_userspace::config::model::{HeaderChanges, Template, TemplatePart, Variable};
+use lb_userspace::config::route_path;
 use lb_userspace::worker::request::framing::{Framing, Pause};
 use lb_userspace::worker::request::rewrite::{CompiledChanges, apply, strip_hop_by_hop, strip_trailers};
-use lb_userspace::worker::request::route::{plain_host, routing_path};
+use lb_userspace::worker::request::route::plain_host;
 use lb_userspace::worker::request::variables::Variables;
 use lb_userspace::worker::request::{forwarded, protocols};
 use libfuzzer_sys::fuzz_target;
@@ -104,7 +105,8 @@ fn check_fields(mut headers: HeaderMap, method: &Method, target: &str, choice: u
     let host = headers.get("host").map_or(String::new(), |host| host.to_str().expect("ASCII").to_owned());
     assert!(!plain_host(&host).bytes().any(|byte| byte.is_ascii_uppercase()));
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    assert!(!routing_path(path).split('/').any(|segment| matches!(segment, "." | "..")));
+    assert!(!route_path::ours(path).split('/').any(|segment| matches!(segment, "." | "..")));
+    assert!(route_path::other_readings(path).iter().all(|reading| reading.starts_with('/')));
     let mut trailers = headers.clone();
     strip_trailers(&mut trailers);
     assert!(!trailers.contains_key("host"));
@@ -112,7 +114,7 @@ fn check_fields(mut headers: HeaderMap, method: &Method, target: &str, choice: u
     let peer = SocketAddr::from(([10, 0, 0, choice], 4711));
     let networks = ["10.0.0.0/8".parse().expect("a network")];
     let trusted = if choice & 1 == 0 { &networks[..] } else { &[] };
-    let client = forwarded::set(&mut headers, peer, "http", &host, trusted);
+    let client = forwarded::set(&mut headers, peer, "http", &host, trusted, &CHANGES);
     assert!(client == peer.ip() || !trusted.is_empty());
     let variables = Variables {
         host: &host,
