@@ -65,6 +65,8 @@ pub const KILL_AFTER: Timespan<0> = Timespan::from_secs(10);
 pub const LOG_ROTATE: ByteSize = ByteSize(50 << 20);
 /// `keep` of a program's log.
 pub const LOG_KEEP: u32 = 10;
+/// `slow_start` of an upstream: none.
+pub const SLOW_START: Timespan<0> = Timespan::from_secs(0);
 /// `[kernel] lookup_rows`: shares within 1 % for 650 backends (Maglev, NSDI 2016, section 5.3).
 pub const LOOKUP_ROWS: u32 = 65_537;
 /// `[kernel] flows`.

@@ -180,6 +180,8 @@ section! {
         may min_in: Whole<0, 4096>,
         /// Longest wait for active requests of a backend that is taken out.
         may drain_timeout: Timespan<0> = defaults::DRAIN_TIMEOUT,
+        /// How long a backend that comes back takes to get its whole share; 0 gives it at once.
+        may slow_start: Timespan<0> = defaults::SLOW_START,
         /// Readiness: what a backend must answer to get traffic.
         may probe: Probe,
         /// Failures of real requests.

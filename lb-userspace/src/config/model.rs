@@ -253,6 +253,8 @@ pub struct Upstream {
     pub min_in: usize,
     /// `drain_timeout` for static backends.
     pub drain_timeout: Duration,
+    /// `slow_start`: how long a backend that comes back takes to get its whole share.
+    pub slow_start: Duration,
 }
 
 /// `balance`.

@@ -3,3 +3,4 @@
 pub mod back_off;
 pub mod counter;
 pub mod passive;
+pub mod warming;

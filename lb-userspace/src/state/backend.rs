@@ -1,11 +1,15 @@
 //! A backend as the table shows it, and the one function that writes its row.
 
+use std::time::Duration;
+
 use super::event::{InstanceId, Slot};
 use super::instance::Name;
 use super::step::Turn;
 use crate::config::model::Address;
 use crate::health::counter::Counter;
 use crate::health::passive::Watch;
+use crate::health::warming::Warming;
+use crate::time::Time;
 use lb_common::backend::TrafficState;
 
 /// A backend of an upstream, supervised or not.
@@ -22,6 +26,8 @@ pub(super) struct Backend {
     /// See `BackendRow::identity`.
     pub identity: u64,
     pub weight: u32,
+    /// How it gets its share when it comes back.
+    pub warming: Warming,
     pub backup: bool,
     pub presence: Presence,
     /// The verdict of the readiness probe; `None` where there is none.
@@ -69,6 +75,7 @@ impl Backend {
             instance: InstanceId::default(),
             identity: 0,
             weight: 1,
+            warming: Warming::default(),
             backup: false,
             presence: Presence::Absent,
             readiness: None,
@@ -98,6 +105,16 @@ impl Backend {
     }
 
     /// What its row should say, given the picture that every worker serves.
+    pub fn due(&self, acknowledged: u64, now: Time) -> Written {
+        let state = match self.state_due(acknowledged) {
+            TrafficState::In if self.warming.is_going_on(now) => TrafficState::Warming,
+            state => state,
+        };
+        let weight = if self.expected { self.weight * self.warming.share(now) } else { 0 };
+        Written { instance: self.instance, state, weight, identity: self.identity }
+    }
+
+    /// Where it stands apart from warming.
     fn state_due(&self, acknowledged: u64) -> TrafficState {
         match self.presence {
             Presence::Absent => TrafficState::Out,
@@ -117,15 +134,18 @@ impl Backend {
 impl Turn<'_> {
     /// Makes the row say what it should; a change of traffic is recorded with its cause.
     pub(super) fn write_row(&mut self, slot: Slot, cause: &str, actor: &str) {
-        let acknowledged = self.state.acknowledged;
+        let (acknowledged, now) = (self.state.acknowledged, self.now);
         let Some(backend) = self.state.backends.get_mut(&slot) else { return };
-        let due = Written {
-            instance: backend.instance,
-            state: backend.state_due(acknowledged),
-            weight: if backend.expected { backend.weight } else { 0 },
-            identity: backend.identity,
-        };
+        let upstream = self.state.model.as_ref().and_then(|model| model.upstreams.get(&backend.upstream));
+        backend.warming.set(upstream.map_or(Duration::ZERO, |upstream| upstream.slow_start));
         let was = backend.written;
+        let comes_back = was.state == TrafficState::Out || was.instance != backend.instance;
+        match backend.state_due(acknowledged) {
+            TrafficState::In if comes_back => backend.warming.begin(now),
+            TrafficState::In => {}
+            _ => backend.warming.end(),
+        }
+        let due = backend.due(acknowledged, now);
         if due == was || due.instance == InstanceId::default() {
             return;
         }
@@ -149,12 +169,12 @@ impl Turn<'_> {
 
     /// Every row whose due state follows from something else than its own event: a newer picture is served everywhere.
     pub(super) fn write_rows(&mut self, cause: &str, actor: &str) {
-        let acknowledged = self.state.acknowledged;
+        let (acknowledged, now) = (self.state.acknowledged, self.now);
         let behind: Vec<Slot> = self
             .state
             .backends
             .values()
-            .filter(|backend| backend.state_due(acknowledged) != backend.written.state)
+            .filter(|backend| backend.due(acknowledged, now).state != backend.written.state)
             .map(|backend| backend.slot)
             .collect();
         for slot in behind {

@@ -10,6 +10,7 @@ use super::instance::{Cause, Goal, Instance, Name, Phase, Replacement};
 use super::step::Turn;
 use super::stop::Haste;
 use crate::limits::FROZEN_DRAIN_MAX;
+use lb_common::backend::TrafficState;
 
 /// May an instance be taken down now?
 enum Verdict {
@@ -172,7 +173,7 @@ impl Turn<'_> {
             return Verdict::Wait;
         }
         let others_in = self.backends_of(&backend.upstream).filter(|each| each.slot != backend.slot);
-        let others_in = others_in.filter(|each| each.is_in()).count();
+        let others_in = others_in.filter(|each| each.written.state == TrafficState::In).count();
         if others_in >= upstream.min_in || self.backends_at_all(&backend.upstream, cause) <= upstream.min_in {
             return Verdict::Go;
         }
@@ -220,7 +221,8 @@ impl Turn<'_> {
             let has_more_to_do = !each.is_at_rest() && !each.is_running();
             each.name != *name && each.goal == Goal::Up && (has_more_to_do || waits_for_readiness)
         });
-        starts || self.backends_of(upstream).any(|each| each.watch.is_ejected())
+        let comes = |each: &Backend| each.watch.is_ejected() || each.written.state == TrafficState::Warming;
+        starts || self.backends_of(upstream).any(comes)
     }
 
     pub(super) fn backends_of(&self, upstream: &str) -> impl Iterator<Item = &Backend> {

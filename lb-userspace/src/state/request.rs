@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::event::{Effect, InstanceId};
 use super::instance::{Instance, Name, Phase};
 use super::step::Turn;
+use crate::config::model::Program;
 use crate::control::protocol::{Answer, FailureKind};
 use crate::limits::{ACKNOWLEDGE_TIMEOUT, COMMAND_PATIENCE, COMMANDS_MAX};
 use crate::time::Time;
@@ -65,10 +66,17 @@ impl Turn<'_> {
         let longest = |instance: &Instance| {
             let program = &instance.program;
             let start = program.startup.as_ref().map_or(COMMAND_PATIENCE, |startup| startup.within);
-            start + program.stop.drain_timeout + program.stop.kill_after
+            start + self.slow_start(program) + program.stop.drain_timeout + program.stop.kill_after
         };
         let of_programs = names.filter_map(|name| self.state.instances.get(name)).map(longest).max();
         COMMAND_PATIENCE + of_programs.unwrap_or_default()
+    }
+
+    /// How long an instance takes to be IN when it is ready.
+    fn slow_start(&self, program: &Program) -> Duration {
+        let upstream =
+            self.state.model.as_ref().and_then(|model| model.upstreams.get(program.upstream.as_ref()?));
+        upstream.map_or(Duration::ZERO, |upstream| upstream.slow_start)
     }
 
     /// Answers what can be answered.

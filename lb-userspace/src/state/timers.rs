@@ -1,9 +1,11 @@
 //! Deadlines: the earliest is asked of the loop, and whatever is due fires at any event.
 
+use super::backend::Backend;
 use super::event::{Effect, Slot};
 use super::instance::{Instance, Name, Phase};
 use super::step::Turn;
 use crate::time::Time;
+use lb_common::backend::TrafficState;
 
 impl Instance {
     /// When its phase ends by itself.
@@ -44,6 +46,13 @@ impl Turn<'_> {
         for slot in readmit {
             self.readmit(slot, "ejection is over");
         }
+        let warmer = |backend: &&Backend| backend.due(self.state.acknowledged, now) != backend.written;
+        let is_warming = |backend: &&Backend| backend.written.state == TrafficState::Warming;
+        let warmer: Vec<Slot> =
+            self.state.backends.values().filter(is_warming).filter(warmer).map(|each| each.slot).collect();
+        for slot in warmer {
+            self.write_row(slot, "slow start is over", "master");
+        }
     }
 
     fn fire(&mut self, name: &Name) {
@@ -73,8 +82,15 @@ impl Turn<'_> {
     fn earliest_deadline(&self) -> Option<Time> {
         let phases = self.state.instances.values().filter_map(Instance::deadline);
         let ejections = self.state.backends.values().filter_map(|backend| backend.watch.until());
+        let warming = self.state.backends.values().filter_map(|backend| backend.warming.next(self.now));
         let requests = self.state.requests.iter().filter_map(|request| request.deadline);
         let now = self.unsettled.then_some(self.now);
-        phases.chain(ejections).chain(requests).chain(self.state.slots.deadline()).chain(now).min()
+        phases
+            .chain(ejections)
+            .chain(warming)
+            .chain(requests)
+            .chain(self.state.slots.deadline())
+            .chain(now)
+            .min()
     }
 }

@@ -58,6 +58,7 @@ fn default_upstream(name: &str, instances: usize) -> Upstream {
         backends: Vec::new(),
         min_in: default_min_in(instances),
         drain_timeout: defaults::DRAIN_TIMEOUT.get(),
+        slow_start: defaults::SLOW_START.get(),
     }
 }
 
@@ -98,6 +99,7 @@ fn upstream(
         passive: section.passive.get().map_or_else(default_passive, passive),
         min_in: min_in.unwrap_or_else(|| default_min_in(instances + backends.len())),
         drain_timeout: section.drain_timeout.or(defaults::DRAIN_TIMEOUT).get(),
+        slow_start: section.slow_start.or(defaults::SLOW_START).get(),
         backends,
         ..default_upstream(&name.value, instances)
     }

@@ -2,7 +2,8 @@
 //!
 //! Effectful: reads BPF maps.
 
-use super::{Loaded, Steer};
+use super::{Known, Loaded, Steer};
+use crate::config::model::Address;
 use crate::config::model::steering::{Forward, Mode, NatSource, Vip};
 use crate::control::protocol::steering::{
     FlowReport, ReasonCount, SteeredInterface, TableUse, VipBackend, VipReport, VipStatus,
@@ -92,6 +93,14 @@ impl Steer {
         }
         let shares = lookup.map(Table::shares).unwrap_or_default();
         let backends = self.known.iter().filter(|(_, known)| Some(known.upstream.as_str()) == vip.upstream());
+        let upstream = self.model.as_ref().and_then(|model| model.upstreams.get(vip.upstream()?));
+        // As it was written: that in the row grows while a backend warms up.
+        let weight = |slot: Slot, known: &Known| {
+            let mut configured = upstream.into_iter().flat_map(|upstream| &upstream.backends);
+            let address = Address::Tcp(known.address);
+            let found = configured.find(|backend| backend.address == address);
+            found.map_or_else(|| table.read(slot).weight, |backend| backend.weight)
+        };
         if matches!(vip.forward, Forward::Remote { .. }) {
             status.backends = backends
                 .map(|(slot, known)| {
@@ -101,7 +110,7 @@ impl Steer {
                         name: known.name.clone(),
                         address: known.address.to_string(),
                         traffic_state: table.traffic(*slot).name().to_owned(),
-                        weight: table.read(*slot).weight,
+                        weight: weight(*slot, known),
                         rows: shares.get(&(slot.0 as u16)).copied().unwrap_or_default(),
                         packets: counted.packets,
                         bytes: counted.bytes,

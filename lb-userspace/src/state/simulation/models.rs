@@ -45,6 +45,7 @@ pub fn upstream(name: &str) -> Upstream {
         backends: Vec::new(),
         min_in: 1,
         drain_timeout: Duration::from_secs(3),
+        slow_start: Duration::ZERO,
     }
 }
 
@@ -121,7 +122,9 @@ pub fn random_model(rng: &mut fastrand::Rng) -> Model {
 fn random_upstream(rng: &mut fastrand::Rng, name: &str) -> Upstream {
     let backends = (1..=3).filter(|_| rng.u8(..10) < 3).map(|port| backend(8000 + port)).collect();
     let probes = [None, Some(probe(1, 2, 1)), Some(probe(2, 1, 2))];
-    Upstream { min_in: rng.usize(0..3), probe: probes[rng.usize(0..3)].clone(), backends, ..upstream(name) }
+    let slow_start = Duration::from_secs(rng.u64(0..2) * 7);
+    let probe = probes[rng.usize(0..3)].clone();
+    Upstream { min_in: rng.usize(0..3), probe, backends, slow_start, ..upstream(name) }
 }
 
 fn random_web(rng: &mut fastrand::Rng, has_b: bool) -> Program {

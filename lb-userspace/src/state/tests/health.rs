@@ -166,6 +166,49 @@ fn ejected_instance_is_asked_at_once_whether_it_lives() {
 }
 
 #[test]
+fn backend_that_comes_back_gets_its_share_step_by_step() {
+    let mut desk = Desk::with(fixed(|docs| {
+        docs.slow_start = seconds(18);
+        docs.backends[0].weight = 3;
+    }));
+    let name = "docs/10.0.0.1:1";
+    let row = |desk: &Desk| (desk.row(desk.slot(name)).1, desk.row(desk.slot(name)).2);
+    desk.wait(seconds(20));
+    assert_eq!(row(&desk), (TrafficState::In, 30));
+    desk.probe_static(name, false);
+    desk.probe_static(name, false);
+    assert_eq!(row(&desk).0, TrafficState::Out);
+    desk.probe_static(name, true);
+    for step in 1..10 {
+        assert_eq!(row(&desk), (TrafficState::Warming, 3 * step));
+        desk.wait(seconds(2));
+    }
+    assert_eq!(row(&desk), (TrafficState::In, 30));
+    desk.command(Command::Drain { names: names(&[name]) });
+    desk.command(Command::Undrain { names: names(&[name]) });
+    assert_eq!(row(&desk), (TrafficState::In, 30), "it was there all the time");
+
+    desk.probe_static(name, false);
+    desk.probe_static(name, false);
+    desk.probe_static(name, true);
+    desk.apply(fixed(|docs| docs.backends[0].weight = 3));
+    assert_eq!(row(&desk), (TrafficState::In, 3), "slow start is no more");
+}
+
+#[test]
+fn instance_warms_up_in_each_life() {
+    let mut model = docs();
+    model.upstreams.values_mut().for_each(|upstream| upstream.slow_start = seconds(9));
+    let mut desk = Desk::with(model);
+    desk.wait(seconds(9));
+    assert_eq!(desk.traffic("docs:0"), TrafficState::In);
+    desk.exit("docs:0", crate::state::event::Ending::Signal(9));
+    assert_eq!(desk.traffic("docs:0"), TrafficState::Warming);
+    desk.wait(seconds(9));
+    assert_eq!(desk.traffic("docs:0"), TrafficState::In);
+}
+
+#[test]
 fn failure_of_an_earlier_life_does_not_count() {
     let mut desk = Desk::with(docs());
     let slot = desk.slot("docs:0");
