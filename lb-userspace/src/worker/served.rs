@@ -135,30 +135,43 @@ pub struct LocalServed {
 pub struct LocalUpstream {
     /// The shared part.
     pub shared: Arc<Upstream>,
-    /// Who is next.
-    pub chooser: RefCell<Chooser>,
-    /// How many retries are left.
-    pub budget: RefCell<RetryBudget>,
+    /// Who is next; goes on over snapshots.
+    pub chooser: Rc<RefCell<Chooser>>,
+    /// How many retries are left; goes on over snapshots.
+    pub budget: Rc<RefCell<RetryBudget>>,
     /// This thread's counters.
     pub metrics: Arc<UpstreamMetrics>,
     /// This thread's counters of each backend.
     pub backend_metrics: Vec<Arc<BackendMetrics>>,
 }
 
+impl LocalUpstream {
+    fn new(shared: Arc<Upstream>, metrics: Arc<UpstreamMetrics>, before: Option<&Rc<Self>>) -> Self {
+        let (now, was) = (&shared.served, before.map(|before| &before.shared.served));
+        let chooser = before.filter(|_| was.is_some_and(|was| was.balance == now.balance));
+        let budget = before.filter(|_| was.is_some_and(|was| was.retry_budget == now.retry_budget));
+        Self {
+            backend_metrics: now.backends.iter().map(|backend| metrics.backend(&backend.name)).collect(),
+            chooser: chooser.map_or_else(
+                || Rc::new(RefCell::new(Chooser::new(now.balance))),
+                |before| before.chooser.clone(),
+            ),
+            budget: budget.map_or_else(
+                || Rc::new(RefCell::new(RetryBudget::new(now.retry_budget))),
+                |before| before.budget.clone(),
+            ),
+            metrics,
+            shared,
+        }
+    }
+}
+
 impl LocalServed {
-    /// Prepares one thread's part.
-    pub fn new(shared: Arc<Served>, metrics: &ThreadMetrics) -> Self {
+    /// Prepares one thread's part, which goes on from `before`.
+    pub fn new(shared: Arc<Served>, metrics: &ThreadMetrics, before: Option<&Self>) -> Self {
         let upstreams = shared.upstreams.iter().map(|(name, upstream)| {
-            let metrics = metrics.upstream(name);
-            let backends = &upstream.served.backends;
-            let local = LocalUpstream {
-                backend_metrics: backends.iter().map(|backend| metrics.backend(&backend.name)).collect(),
-                metrics,
-                shared: upstream.clone(),
-                chooser: RefCell::new(Chooser::new(upstream.served.balance)),
-                budget: RefCell::new(RetryBudget::new(upstream.served.retry_budget)),
-            };
-            (name.clone(), Rc::new(local))
+            let before = before.and_then(|before| before.upstream(name));
+            (name.clone(), Rc::new(LocalUpstream::new(upstream.clone(), metrics.upstream(name), before)))
         });
         Self { upstreams: upstreams.collect(), shared }
     }
@@ -218,6 +231,24 @@ mod tests {
         assert!(IdlePermit::take(&second.upstreams["docs"]).is_none());
         drop(held);
         assert!(IdlePermit::take(&second.upstreams["docs"]).is_some());
+    }
+
+    #[test]
+    fn retries_and_turns_count_on_over_snapshots() {
+        let metrics = ThreadMetrics::default();
+        let served = |change: fn(&mut ServedUpstream)| {
+            let mut snapshot = snapshot(1);
+            change(&mut snapshot.upstreams[0]);
+            Arc::new(Served::new(snapshot, Logs::default(), None))
+        };
+        let docs = |local: &LocalServed| local.upstream("docs").expect("it is served").clone();
+        let first = LocalServed::new(served(|_| {}), &metrics, None);
+        let second = LocalServed::new(served(|docs| docs.keepalive = 7), &metrics, Some(&first));
+        assert!(Rc::ptr_eq(&docs(&first).budget, &docs(&second).budget));
+        assert!(Rc::ptr_eq(&docs(&first).chooser, &docs(&second).chooser));
+        let third = LocalServed::new(served(|docs| docs.retry_budget = 0.5), &metrics, Some(&second));
+        assert!(!Rc::ptr_eq(&docs(&second).budget, &docs(&third).budget));
+        assert!(Rc::ptr_eq(&docs(&second).chooser, &docs(&third).chooser));
     }
 
     #[test]

@@ -108,7 +108,7 @@ pub fn run(
         candidates: RefCell::default(),
         rng: RefCell::new(rng),
         draining: Cell::new(None),
-        served: RefCell::new(Rc::new(LocalServed::new(first, &metrics))),
+        served: RefCell::new(Rc::new(LocalServed::new(first, &metrics, None))),
         metrics,
         shared,
     });
@@ -159,7 +159,8 @@ async fn serve(
     for (_, closed) in listening.extract_if(|id, _| is_gone(id)) {
         closed.close().await;
     }
-    *thread.served.borrow_mut() = Rc::new(LocalServed::new(served, &thread.metrics));
+    let before = thread.served();
+    *thread.served.borrow_mut() = Rc::new(LocalServed::new(served, &thread.metrics, Some(&before)));
     for (listener, socket) in sockets {
         let id = listener.id;
         match listener::listen(thread, listener, socket) {
