@@ -74,7 +74,7 @@ pub fn run(upload_bytes: u64, download_bytes: u64) -> anyhow::Result<Vec<Transfe
     );
     ensure!(is_program("nginx"), "nginx is missing: run `cargo xtask setup`, which installs nginx-light");
     std::fs::write(setup.folder().join("app.py"), APP)?;
-    let digest = pattern_file(&setup.folder().join("file.bin"), download_bytes)?;
+    pattern_file(&setup.folder().join("file.bin"), download_bytes)?;
     let ports = [(); 4].map(|()| port::free());
     let nginx_port = port::free();
     for (name, listen) in [
@@ -97,7 +97,7 @@ pub fn run(upload_bytes: u64, download_bytes: u64) -> anyhow::Result<Vec<Transfe
     for (name, port) in
         [("download from nginx on TCP", ports[2]), ("download from nginx on a unix socket", ports[3])]
     {
-        transfers.push(measured(&lb, name, download_bytes, || download(port, download_bytes, &digest))?);
+        transfers.push(measured(&lb, name, download_bytes, || download(port, download_bytes))?);
     }
     lb.stop();
     Ok(transfers)
@@ -171,21 +171,40 @@ http {{
     )
 }
 
-/// Writes the file and returns its digest.
-fn pattern_file(path: &Path, bytes: u64) -> anyhow::Result<Vec<u8>> {
+/// Odd, so that every word of the pattern names its place.
+const WORD_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+const WORD_BYTES: u64 = 8;
+
+/// Bytes `at..at + bytes` of the body. Each word differs from all others, so that a piece that is moved, lost or repeated shows.
+fn pattern(at: u64, bytes: usize) -> Vec<u8> {
+    let lead = at % WORD_BYTES;
+    let words = (at / WORD_BYTES)..(at + bytes as u64).div_ceil(WORD_BYTES);
+    let mut block: Vec<u8> = words.flat_map(|word| word.wrapping_mul(WORD_FACTOR).to_le_bytes()).collect();
+    block.drain(..lead as usize);
+    block.truncate(bytes);
+    block
+}
+
+/// Where in the body this word stands.
+fn place_of(word: [u8; WORD_BYTES as usize]) -> u64 {
+    // Newton's iteration for the inverse modulo 2^64: each step doubles the number of right bits, three at first.
+    let inverse = (0..5).fold(WORD_FACTOR, |inverse: u64, _| {
+        inverse.wrapping_mul(2_u64.wrapping_sub(WORD_FACTOR.wrapping_mul(inverse)))
+    });
+    u64::from_le_bytes(word).wrapping_mul(inverse).wrapping_mul(WORD_BYTES)
+}
+
+/// Blocks of the whole body, one after another.
+fn blocks(bytes: u64, block: usize) -> impl Iterator<Item = Vec<u8>> {
+    (0..bytes).step_by(block).map(move |at| pattern(at, (bytes - at).min(block as u64) as usize))
+}
+
+fn pattern_file(path: &Path, bytes: u64) -> anyhow::Result<()> {
     let mut file = std::fs::File::create(path).context("creating the file to download")?;
-    let mut digest = Sha256::new();
-    let mut random = fastrand::Rng::with_seed(bytes);
-    let mut block = vec![0; 1 << 20];
-    let mut left = bytes;
-    while left > 0 {
-        random.fill(&mut block[..4096]);
-        let count = left.min(block.len() as u64) as usize;
-        file.write_all(&block[..count])?;
-        digest.update(&block[..count]);
-        left -= count as u64;
+    for block in blocks(bytes, 1 << 20) {
+        file.write_all(&block)?;
     }
-    Ok(digest.finalize().to_vec())
+    Ok(())
 }
 
 /// Runs a transfer and watches the worker's memory meanwhile.
@@ -214,15 +233,9 @@ fn upload(port: u16, bytes: u64) -> anyhow::Result<bool> {
     let mut client = Client::connect(([127, 0, 0, 1], port))?;
     client.send(format!("POST /upload HTTP/1.1\r\nHost: up.example\r\nContent-Length: {bytes}\r\n\r\n"))?;
     let mut digest = Sha256::new();
-    let mut random = fastrand::Rng::with_seed(bytes);
-    let mut block = vec![0; 256 * 1024];
-    let mut left = bytes;
-    while left > 0 {
-        random.fill(&mut block[..4096]);
-        let count = left.min(block.len() as u64) as usize;
-        client.send(&block[..count])?;
-        digest.update(&block[..count]);
-        left -= count as u64;
+    for block in blocks(bytes, 256 * 1024) {
+        client.send(&block)?;
+        digest.update(&block);
     }
     let response = client.receive()?;
     ensure!(response.status == 200, "answered {} {}", response.status, response.text());
@@ -230,23 +243,66 @@ fn upload(port: u16, bytes: u64) -> anyhow::Result<bool> {
     Ok(response.text() == hex)
 }
 
-fn download(port: u16, bytes: u64, expect: &[u8]) -> anyhow::Result<bool> {
+fn download(port: u16, bytes: u64) -> anyhow::Result<bool> {
     let mut client = Client::connect(([127, 0, 0, 1], port))?;
     client.send("GET /file.bin HTTP/1.1\r\nHost: down.example\r\n\r\n")?;
     let head = client.receive_head()?;
     ensure!(head.status == 200 && head.body == BodyEnd::After(usize::try_from(bytes)?), "answered {head:?}");
-    let mut digest = Sha256::new();
-    let mut left = bytes;
-    while left > 0 {
+    let mut at = 0;
+    while at < bytes {
         let block = client.next_bytes()?;
-        ensure!(!block.is_empty(), "closed {left} bytes before the end");
-        digest.update(&block);
-        left = left.checked_sub(block.len() as u64).context("more bytes than announced")?;
+        ensure!(!block.is_empty(), "closed {} bytes before the end", bytes - at);
+        ensure!(at + block.len() as u64 <= bytes, "more bytes than announced");
+        let expected = pattern(at, block.len());
+        if let Some(differs) = block.iter().zip(&expected).position(|(is, should)| is != should) {
+            println!("{}", difference(at, differs, &block));
+            return Ok(false);
+        }
+        at += block.len() as u64;
+        if fastrand::u8(..) < 4 {
+            // So that what is under way fills every buffer and empties it again.
+            std::thread::sleep(Duration::from_micros(fastrand::u64(..3_000)));
+        }
     }
-    Ok(digest.finalize()[..] == *expect)
+    Ok(true)
+}
+
+/// What came instead of the byte `differs` of a block that begins at `at`. Bytes may be off by a few, so that words no longer
+/// lie where they did: the place is that which two words in a row agree about.
+fn difference(at: u64, differs: usize, block: &[u8]) -> String {
+    let place = at + differs as u64;
+    let rest = &block[differs..];
+    let moved = (0..WORD_BYTES as usize).find_map(|shift| {
+        let (first, second) = (rest.get(shift..)?.first_chunk()?, rest.get(shift + 8..)?.first_chunk()?);
+        let came_from = place_of(*first);
+        (came_from + WORD_BYTES == place_of(*second)).then_some((shift, came_from))
+    });
+    match moved {
+        Some((shift, from)) => {
+            format!("byte {place} differs: {shift} bytes on come those from byte {from} of the body")
+        }
+        None => format!("byte {place} differs: what follows is no part of the body"),
+    }
 }
 
 /// Whether the program can be started.
 pub fn is_program(name: &str) -> bool {
     Command::new(name).arg("-v").stdin(std::process::Stdio::null()).output().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moved_piece_of_the_body_is_known() {
+        let mut block = pattern(65_536, 4096);
+        assert_eq!(block[..2000], pattern(65_536 - 16, 2016)[16..]);
+        block.splice(1000..1000, pattern(66_483, 53));
+        assert_eq!(
+            difference(65_536, 1000, &block),
+            "byte 66536 differs: 5 bytes on come those from byte 66488 of the body"
+        );
+        assert_eq!(difference(0, 0, &[1; 64]), "byte 0 differs: what follows is no part of the body");
+    }
 }
