@@ -28,11 +28,15 @@ pub enum Counter {
     PassedUnread = 9,
     /// Messages that went by TCP because the reader was behind.
     PassedNoCredit = 10,
+    /// Bytes of segments that an enrolled socket had received before: taken off (see [`crate::socket::repeated`]).
+    RepeatedBytes = 11,
+    /// Segments dropped because such bytes could not be taken off: no memory. Their connection ends by time-out.
+    RepeatedLost = 12,
 }
 
 impl Counter {
     /// Entries of the counter map.
-    pub const COUNT: u32 = 11;
+    pub const COUNT: u32 = 13;
 }
 
 /// What one CPU counted for one VIP (`VIP_COUNTS`) or one backend (`BACKEND_COUNTS`), towards backends.

@@ -15,6 +15,8 @@ pub const SHORT_CUT_BYTES_MAX: u32 = 1024 * 1024;
 pub const SHORT_CUT_SMALL_BYTES: u32 = 512;
 /// Ends of enrolled connections that the other end may still look for; each does so at its first message.
 pub const SHORT_CUT_ENDS_MAX: u32 = 16_384;
+/// Enrolled sockets whose next segment is known. The least recently used goes: one with nothing on the way.
+pub const SHORT_CUT_SEGMENTS_MAX: u32 = SOCKETS_MAX;
 /// Local ports whose connections may take the short-cut.
 pub const SHORT_CUT_PORTS_MAX: u32 = BACKENDS_MAX;
 /// VIPs of one node, ranges and prefixes included.

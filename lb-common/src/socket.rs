@@ -121,9 +121,37 @@ pub const fn way(writes_next: u32, reads_next: u32, queued_bytes: u32, bytes: u3
     if small_behind_others || full { Way::TcpNoCredit } else { Way::ShortCut }
 }
 
+/// How many bytes at the beginning of a segment of `bytes` came before: it begins with the sequence number `begins`, and the
+/// one before it ended before `expected`.
+///
+/// TCP may send bytes again in other pieces than before. A plain socket's reader skips what it has read; the kernel hands
+/// an enrolled socket whole segments instead (`tcp_read_skb`, Linux 6.18), so that we must take the beginning off.
+#[inline(always)]
+pub const fn repeated(expected: u32, begins: u32, bytes: u32) -> u32 {
+    let before = expected.wrapping_sub(begins);
+    if before.cast_signed() <= 0 {
+        0
+    } else if before < bytes {
+        before
+    } else {
+        bytes
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_that_came_before_are_counted_over_the_wrap_and_never_beyond_the_segment() {
+        assert_eq!(repeated(100, 100, 10), 0);
+        assert_eq!(repeated(100, 47, 100), 53);
+        assert_eq!(repeated(100, 101, 10), 0);
+        assert_eq!(repeated(100, 50, 20), 20);
+        assert_eq!(repeated(3, u32::MAX - 1, 100), 5);
+        assert_eq!(repeated(u32::MAX - 1, 3, 100), 0);
+        assert_eq!(repeated(100, 47, 0), 0);
+    }
 
     #[test]
     fn loopback_is_known_in_each_spelling() {

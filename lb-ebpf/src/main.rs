@@ -45,11 +45,11 @@ pub fn message_sent(ctx: SkMsgContext) -> u32 {
     sockets::PASS
 }
 
-/// An enrolled socket receives by TCP: passed on. Its presence makes the kernel put such bytes into the same queue as
-/// those of the short-cut, where `FIONREAD` counts them.
+/// An enrolled socket receives by TCP: passed on, without the bytes that it has already. The program's presence makes the
+/// kernel put such bytes into the same queue as those of the short-cut, where `FIONREAD` counts them.
 #[stream_verdict]
-pub fn bytes_received(_ctx: SkBuffContext) -> u32 {
-    sockets::PASS
+pub fn bytes_received(ctx: SkBuffContext) -> u32 {
+    if sockets::received(&ctx) { sockets::PASS } else { sockets::DROP }
 }
 
 /// The licence that the kernel asks for.

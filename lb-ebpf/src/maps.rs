@@ -8,7 +8,8 @@ use lb_common::backend::BackendRow;
 use lb_common::counter::Counter;
 use lb_common::exit::Watched;
 use lb_common::limits::{
-    BACKENDS_MAX, INSTANCES_MAX, NOTICE_RING_BYTES, SHORT_CUT_ENDS_MAX, SHORT_CUT_PORTS_MAX, SOCKETS_MAX,
+    BACKENDS_MAX, INSTANCES_MAX, NOTICE_RING_BYTES, SHORT_CUT_ENDS_MAX, SHORT_CUT_PORTS_MAX,
+    SHORT_CUT_SEGMENTS_MAX, SOCKETS_MAX,
 };
 use lb_common::socket::{End, EndKey, Half};
 
@@ -49,3 +50,7 @@ pub static ENDS: LruHashMap<EndKey, End> = LruHashMap::with_max_entries(SHORT_CU
 /// What each enrolled socket remembers.
 #[btf_map]
 pub static HALVES: SkStorage<Half> = SkStorage::new();
+
+/// The sequence number after the last segment that an enrolled socket received by TCP, by cookie.
+#[map]
+pub static SEGMENTS: LruHashMap<u64, u32> = LruHashMap::with_max_entries(SHORT_CUT_SEGMENTS_MAX, 0);

@@ -7,17 +7,24 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated::{
     bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_msg_redirect_hash, bpf_sk_storage_delete,
-    bpf_sk_storage_get, bpf_sock_hash_update,
+    bpf_sk_storage_get, bpf_skb_adjust_room, bpf_sock_hash_update,
 };
-use aya_ebpf::programs::{SkMsgContext, SockOpsContext};
+use aya_ebpf::programs::{SkBuffContext, SkMsgContext, SockOpsContext};
 use lb_common::counter::Counter;
-use lb_common::socket::{Address, End, EndKey, Half, Way, way};
+use lb_common::socket::{Address, End, EndKey, Half, Way, repeated, way};
 
-use crate::maps::{ENDS, HALVES, SHORT_CUT_PORTS, SOCKETS};
+use crate::maps::{ENDS, HALVES, SEGMENTS, SHORT_CUT_PORTS, SOCKETS};
 use crate::{count, kernel};
 
 /// The message or segment goes on its way: the one that was chosen, or TCP.
 pub const PASS: u32 = sk_action::SK_PASS;
+/// The segment goes nowhere.
+pub const DROP: u32 = sk_action::SK_DROP;
+
+/// The most that one call of the kernel takes off a segment's beginning.
+const TAKEN_OFF_MAX: u32 = 0xfff;
+/// Calls for one segment: a segment holds at most 17 fragments of 32 KiB.
+const TAKEN_OFF_CALLS: u32 = 17 * 32 * 1024 / TAKEN_OFF_MAX + 1;
 
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
@@ -161,4 +168,47 @@ fn redirect(ctx: &SkMsgContext, half: &mut Half) {
         half.peer = End { cookie: 0, socket: 0 };
         count::one(Counter::PassedNoPeer);
     }
+}
+
+/// Takes off a segment what its socket received before (see [`repeated`]). False when it could not be taken off.
+#[inline(always)]
+pub fn received(ctx: &SkBuffContext) -> bool {
+    let skb = ctx.skb.skb;
+    // What TCP keeps with a segment (`tcp_skb_cb`): where it begins and where it ends. The self-probe sees whether it does.
+    // SAFETY: `skb` is this program's context, whose `cb` is readable.
+    let (begins, ends) = unsafe {
+        (core::ptr::read_volatile(&raw const (*skb).cb[0]), core::ptr::read_volatile(&raw const (*skb).cb[1]))
+    };
+    // SAFETY: a helper of this program type, given this program's context.
+    let cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
+    let Some(expected) = SEGMENTS.get_ptr_mut(&cookie) else {
+        // The first. Without an entry the next one counts as the first, which costs nothing while nothing is sent twice.
+        let _ = SEGMENTS.insert(&cookie, &ends, BPF_ANY as u64);
+        return true;
+    };
+    // SAFETY: a value of the map, valid while the program runs; the receiving socket's lock is held.
+    let surplus = repeated(unsafe { *expected }, begins, ctx.len());
+    // SAFETY: as above.
+    unsafe { *expected = ends };
+    surplus == 0 || take_off(ctx, surplus)
+}
+
+/// Takes the first `bytes` bytes off a segment.
+#[inline(never)]
+fn take_off(ctx: &SkBuffContext, bytes: u32) -> bool {
+    let mut left = bytes;
+    for _ in 0..TAKEN_OFF_CALLS {
+        let now = left.min(TAKEN_OFF_MAX);
+        // SAFETY: a helper of this program type, given this program's context.
+        if unsafe { bpf_skb_adjust_room(ctx.skb.skb, -(now as i32), 0, 0) } != 0 {
+            break;
+        }
+        left -= now;
+        if left == 0 {
+            count::many(Counter::RepeatedBytes, bytes as u64);
+            return true;
+        }
+    }
+    count::one(Counter::RepeatedLost);
+    false
 }

@@ -261,6 +261,8 @@ pub struct KernelCounts {
     pub redirected_bytes: u64,
     /// Messages of enrolled sockets that went by TCP.
     pub passed: u64,
+    /// Segments of such sockets that were lost, and their connections with them.
+    pub repeated_lost: u64,
 }
 
 /// A worker process.

@@ -141,6 +141,7 @@ impl Master<'_> {
             redirected: counters.redirected,
             redirected_bytes: counters.redirected_bytes,
             passed: counters.passed,
+            repeated_lost: counters.repeated_lost,
         };
         let steering = self.steer.report(self.kernel.table());
         StatusReport { kernel, capabilities: self.capabilities(), steering, ..self.report() }

@@ -9,6 +9,7 @@ mod btf;
 mod layout;
 pub mod notices;
 mod object;
+mod resent;
 mod self_probe;
 mod short_cut;
 #[cfg(test)]
@@ -64,6 +65,10 @@ pub struct Counters {
     pub passed: u64,
     /// Those of them that did because the reader was behind.
     pub passed_no_credit: u64,
+    /// Bytes that TCP sent enrolled sockets again, taken off.
+    pub repeated_bytes: u64,
+    /// Segments dropped because such bytes could not be taken off.
+    pub repeated_lost: u64,
 }
 
 /// The loaded programs and the maps shared with them.
@@ -348,6 +353,8 @@ impl Counters {
             redirected_bytes: table.get(Counter::RedirectedBytes),
             passed: table.get(Counter::PassedNoPeer) + table.get(Counter::PassedUnread) + no_credit,
             passed_no_credit: no_credit,
+            repeated_bytes: table.get(Counter::RepeatedBytes),
+            repeated_lost: table.get(Counter::RepeatedLost),
         }
     }
 }

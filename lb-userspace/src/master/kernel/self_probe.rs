@@ -19,6 +19,7 @@ use rustix::pipe::SpliceFlags;
 use thiserror::Error;
 
 use super::object::CounterTable;
+use super::resent;
 use super::short_cut::ShortCut;
 
 /// Longest wait for a byte on loopback.
@@ -28,6 +29,8 @@ const UNREAD_BYTES_MAX: usize = SHORT_CUT_BYTES_MAX as usize + 2 * 1024 * 1024;
 const SMALL_BUFFER: usize = 64 * 1024;
 const REQUEST: [u8; 256] = [b'q'; 256];
 const RESPONSE: [u8; 1024] = [b'r'; 1024];
+/// What loopback's segments of 65,483 bytes leave of 64 KiB, and more than the kernel takes off a segment at once.
+const REPEATED_BYTES: [u32; 2] = [53, 9_000];
 const EXCHANGES_PER_BATCH: u32 = 120;
 /// Of each kind, in turns.
 const BATCHES: usize = 9;
@@ -59,8 +62,8 @@ impl fmt::Display for Report {
         let micros = |duration: Duration| duration.as_secs_f64() * 1e6;
         write!(
             out,
-            "a small exchange takes {:.1} µs, over plain loopback {:.1} µs ({:.2} times); bytes exact, FIONREAD exact, \
-             senders wait; probed in {} ms",
+            "a small exchange takes {:.1} µs, over plain loopback {:.1} µs ({:.2} times); bytes exact, also when sent \
+             again; FIONREAD exact; senders wait; probed in {} ms",
             micros(self.short_cut),
             micros(self.plain),
             self.gain(),
@@ -88,6 +91,9 @@ pub enum Failure {
     /// Bytes went astray.
     #[error("bytes were lost, changed or reordered ({0})")]
     Inexact(&'static str),
+    /// Bytes that TCP sends again in other pieces come twice.
+    #[error("bytes that TCP sends again would be read twice ({0} of them)")]
+    Repeated(u32),
     /// Nginx, Java and .NET ask this way how much there is to read.
     #[error("FIONREAD answers {answer} where {truth} bytes wait ({path}): backends that ask would hang")]
     WrongCount {
@@ -139,6 +145,7 @@ impl Probe<'_> {
             self.family("IPv6", "[::1]:0", None)?;
             self.family("IPv4-mapped IPv6", "[::]:0", Some([127, 0, 0, 1]))?;
         }
+        self.resent()?;
         let (plain, short_cut) = self.compare().map_err(|error| Failure::Setting("measure", error))?;
         let splice = self.splice().map_err(|error| Failure::Setting("try splice(2)", error))?;
         Ok(Report { plain, short_cut, splice, took: started.elapsed() })
@@ -245,6 +252,37 @@ impl Probe<'_> {
         receive_exactly(to, &mut buffer[..REQUEST.len()])?;
         if self.counters.get(Counter::Redirected) == before {
             return Err(Failure::NotTaken(name));
+        }
+        Ok(())
+    }
+
+    /// A segment that repeats bytes before it brings new ones is read without them, and the connection goes on.
+    fn resent(&self) -> Result<(), Failure> {
+        const FRESH: [u8; 100] = [b'f'; 100];
+        let pair = self.connect("127.0.0.1:0", None).map_err(|error| Failure::Setting("connect", error))?;
+        for (from, to) in [(&pair.server, &pair.client), (&pair.client, &pair.server)] {
+            let mut buffer = [0; FRESH.len()];
+            // The second goes by TCP: the queue is not empty. So the kernel knows a segment of this direction.
+            for _ in 0..2 {
+                send(from, &FRESH)?;
+            }
+            for _ in 0..2 {
+                receive_exactly(to, &mut buffer)?;
+            }
+            for repeated in REPEATED_BYTES {
+                resent::send(from, repeated, &FRESH)
+                    .map_err(|error| Failure::Setting("send a segment of its own", error))?;
+                receive_exactly(to, &mut buffer)?;
+                let is_fresh = buffer == FRESH;
+                // What `from` did not know of it sends now; the other end has it already and reads on behind it.
+                send(from, &FRESH)?;
+                send(from, &REQUEST)?;
+                let mut next = [0; REQUEST.len()];
+                receive_exactly(to, &mut next)?;
+                if !is_fresh || next != REQUEST {
+                    return Err(Failure::Repeated(repeated));
+                }
+            }
         }
         Ok(())
     }

@@ -253,6 +253,7 @@ fn encode_kernel(report: &StatusReport, families: &mut Families<'_>) -> fmt::Res
             .try_for_each(|one| gauges.add(&[("capability", &one.name)], f64::from(u8::from(one.on))))
     })?;
     let kernel = &report.kernel;
+    let lost = kernel.repeated_lost;
     for (name, help, count) in [
         ("kernel_exits", "Deaths of instances that the kernel program saw.", kernel.exits),
         ("kernel_notices_lost", "Notices to the master that found the ring full.", kernel.notices_lost),
@@ -260,6 +261,11 @@ fn encode_kernel(report: &StatusReport, families: &mut Families<'_>) -> fmt::Res
         ("short_cut_sockets_refused", "Sockets that could have been enrolled and were not.", kernel.refused),
         ("short_cut_messages", "Messages that took the short-cut.", kernel.redirected),
         ("short_cut_messages_passed", "Messages of enrolled sockets that went by TCP.", kernel.passed),
+        (
+            "short_cut_segments_lost",
+            "Segments lost for want of memory, and their connections with them.",
+            lost,
+        ),
     ] {
         families.counter(name, help, |counts| counts.add(&[], count))?;
     }
