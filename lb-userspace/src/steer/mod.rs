@@ -9,4 +9,5 @@ pub mod flow_lookup;
 pub mod identity;
 pub mod maglev;
 pub mod plan;
+pub mod programs;
 pub mod room;

@@ -26,6 +26,7 @@ use lb_common::host::{FRAME_BYTES_MAX, World};
 use lb_common::lookup::{Head, Line, LookupRow, NOBODY, ROWS_PER_LINE};
 use lb_common::verdict::{Reason, Verdict};
 use lb_common::vip::{Settings, Spans, VipIndex, VipKey, VipRow};
+use lb_userspace::steer::programs;
 
 /// The interface that frames of a test run come from: the loopback.
 pub const INGRESS: u32 = 1;
@@ -105,9 +106,12 @@ pub struct Counts {
     pub reasons: Entries<&'static str, u64>,
 }
 
-/// Loads every program, as `lbctl` does: one after the other on each core.
-fn verify(object: &mut Ebpf) -> anyhow::Result<Vec<Verified>> {
-    let waiting = Mutex::new(object.programs_mut().collect::<Vec<_>>());
+/// Loads every program, as `lbctl` does: one after the other on each core, the longest first.
+fn verify(object: &mut Ebpf, bytes: &[u8]) -> anyhow::Result<Vec<Verified>> {
+    let lengths = programs::lengths(bytes)?;
+    let mut waiting: Vec<_> = object.programs_mut().collect();
+    waiting.sort_by_key(|(name, _)| lengths.get(*name));
+    let waiting = Mutex::new(waiting);
     let next = || waiting.lock().expect("no thread panics").pop();
     let load = || -> anyhow::Result<Vec<Verified>> {
         let mut verified = vec![];
@@ -156,7 +160,7 @@ impl Kernel {
         }
         loader.map_max_entries("NETWORKS", LEARNED_MAX);
         let mut object = loader.load(&bytes).context("loading the maps of steering")?;
-        let verified = verify(&mut object)?;
+        let verified = verify(&mut object, &bytes)?;
         let load_time = begun.elapsed();
         let mut kernel = Self {
             object,

@@ -14,6 +14,7 @@ use lb_common::forward::{ENTRY_PROGRAM, Stage};
 
 use super::pins::{self, Layouts, Pins};
 use crate::master::kernel::reason;
+use crate::steer::programs;
 
 pub(super) static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../lb-ebpf/prebuilt/lb-steer.o"));
@@ -141,10 +142,14 @@ impl Steering {
     }
 }
 
-/// Loads every program, several at a time: the kernel verifies each on the core that asks, and that is nearly all of the work.
+/// Loads every program, several at a time: the kernel verifies each on the core that asks, and that is nearly all of the work. The
+/// longest come first, so that no core is left with one of them at the end.
 fn verify(ebpf: &mut Ebpf) -> anyhow::Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(VERIFYING_MAX);
-    let waiting = Mutex::new(ebpf.programs_mut().collect::<Vec<_>>());
+    let lengths = programs::lengths(OBJECT)?;
+    let mut waiting: Vec<_> = ebpf.programs_mut().collect();
+    waiting.sort_by_key(|(name, _)| lengths.get(*name));
+    let waiting = Mutex::new(waiting);
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
     let load = || -> anyhow::Result<()> {
         while let Some((name, program)) = next() {
