@@ -119,7 +119,8 @@ pub fn keep<T: Tables>(tables: &T, source: &SourceKey, slot: u32) {
 ///
 /// Between the first packet of a connection and the second, which is remembered, the table may change. So a row also has the
 /// backend of one generation before, which later packets are given to for some time after a change; and a first packet that
-/// did not follow what its row will say by then leaves a mark (see [`Marks`]). Nothing is kept for others, so a flood of SYNs
+/// did not follow what its row will say by then leaves a mark (see [`Marks`]); any other takes the one away that an earlier
+/// connection may have left. Nothing is kept for others, so a flood of SYNs
 /// takes no room from anybody.
 #[inline(always)]
 fn by_place<F: Frame, T: Tables>(
@@ -140,8 +141,12 @@ fn by_place<F: Frame, T: Tables>(
     let slot = taker(tables, table, place, &head, row)?;
     // What costs more, the time, is looked at last.
     let strays = slot != row.now || row.now != row.before && is_recent(tables, &head);
-    if strays && frame.is_set(packet.opens) {
-        marks.set(tables, head.generation, slot);
+    if frame.is_set(packet.opens) {
+        if strays {
+            marks.set(tables, head.generation, slot);
+        } else {
+            marks.clear(tables);
+        }
     }
     Some(slot as u32)
 }
@@ -209,6 +214,14 @@ impl Marks {
     fn set<T: Tables>(&self, tables: &T, generation: u32, slot: u16) {
         let mark = self.hash & Self::FINGERPRINT | (generation as u64 & 0xff) << 16 | slot as u64;
         tables.set_mark(self.index(), mark);
+    }
+
+    /// Removes the mark of an earlier connection with the same ends: their client uses its ports again.
+    #[inline(always)]
+    fn clear<T: Tables>(&self, tables: &T) {
+        if (tables.mark(self.index()) ^ self.hash) & Self::FINGERPRINT == 0 {
+            tables.set_mark(self.index(), 0);
+        }
     }
 
     #[inline(always)]

@@ -181,6 +181,28 @@ fn handshake_begun_while_its_backend_drained_survives_the_change_that_follows() 
 }
 
 #[test]
+fn handshake_with_ports_used_before_is_not_led_by_what_was_noted_then() {
+    let mut node = Node::new();
+    let ports = ports_of(&mut node, 0);
+    node.change(&[1, 2, 3]);
+    let used: Vec<u16> = ports.into_iter().filter(|port| node.tcp(*port, SYN) == 1).collect();
+    assert!(!used.is_empty());
+    for port in &used {
+        assert_eq!(node.tcp(*port, ACK), 1);
+        node.tcp(*port, Written::FIN | ACK);
+    }
+    node.set(1, TrafficState::Draining);
+    node.change(&[2, 3]);
+    node.wait(5001);
+    node.change(&[2, 3, 0]);
+    for port in used {
+        let backend = node.tcp(port, SYN);
+        assert_ne!(backend, 1, "a draining backend takes nobody new");
+        assert_eq!(node.tcp(port, ACK), backend, "port {port}");
+    }
+}
+
+#[test]
 fn handshakes_survive_changes_every_200_ms() {
     let mut node = Node::new();
     let sets: [&[u32]; 4] = [&[0, 1, 2, 3], &[1, 2, 3], &[3, 0, 1], &[2, 3, 1, 0]];
