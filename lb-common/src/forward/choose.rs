@@ -200,7 +200,8 @@ fn is_recent<T: Tables>(tables: &T, head: &Head) -> bool {
     tables.now_ns().saturating_sub(head.since_ns) < straddle_ns
 }
 
-/// Where a flow's mark would be, in an array without chains: 40 bits of the flow's hash, 8 of the generation, 16 of slot.
+/// Where a flow's mark would be, in pairs of places, the younger mark first: 40 bits of the flow's hash, 8 of the generation, 16 of
+/// slot. In a pair a handshake survives one other that comes upon it; alone, one of 65,536 for each SYN between its own and its ACK would not.
 struct Marks {
     hash: u64,
 }
@@ -213,27 +214,46 @@ impl Marks {
     #[inline(always)]
     fn set<T: Tables>(&self, tables: &T, generation: u32, slot: u16) {
         let mark = self.hash & Self::FINGERPRINT | (generation as u64 & 0xff) << 16 | slot as u64;
-        tables.set_mark(self.index(), mark);
+        let older = tables.mark(self.younger());
+        if older != 0 && !self.is_mine(older) {
+            tables.set_mark(self.older(), older);
+        }
+        tables.set_mark(self.younger(), mark);
     }
 
     /// Removes the mark of an earlier connection with the same ends: their client uses its ports again.
     #[inline(always)]
     fn clear<T: Tables>(&self, tables: &T) {
-        if (tables.mark(self.index()) ^ self.hash) & Self::FINGERPRINT == 0 {
-            tables.set_mark(self.index(), 0);
+        for place in [self.younger(), self.older()] {
+            if self.is_mine(tables.mark(place)) {
+                tables.set_mark(place, 0);
+            }
         }
     }
 
     #[inline(always)]
     fn get<T: Tables>(&self, tables: &T, generation: u32) -> Option<u16> {
-        let mark = tables.mark(self.index());
+        let mut mark = tables.mark(self.younger());
+        if !self.is_mine(mark) {
+            mark = tables.mark(self.older());
+        }
         let age = (generation as u8).wrapping_sub((mark >> 16) as u8);
-        ((mark ^ self.hash) & Self::FINGERPRINT == 0 && age < Self::GENERATIONS).then_some(mark as u16)
+        (self.is_mine(mark) && age < Self::GENERATIONS).then_some(mark as u16)
     }
 
     #[inline(always)]
-    fn index(&self) -> u32 {
-        self.hash as u32 & (MARKS_MAX - 1)
+    fn is_mine(&self, mark: u64) -> bool {
+        (mark ^ self.hash) & Self::FINGERPRINT == 0
+    }
+
+    #[inline(always)]
+    fn younger(&self) -> u32 {
+        self.hash as u32 & (MARKS_MAX - 2)
+    }
+
+    #[inline(always)]
+    fn older(&self) -> u32 {
+        self.younger() | 1
     }
 }
 
