@@ -74,9 +74,15 @@ pub struct Steering {
     pub vip: String,
     /// Further keys of those of TCP.
     pub tcp_vip: String,
+    /// How backends are probed.
+    pub probe: &'static str,
     /// Further tables.
     pub extra: String,
 }
+
+/// Notices within half a second that a backend is gone.
+const QUICK_PROBE: &str =
+    "{ tcp = true, every = \"100ms\", timeout = \"200ms\", down_after = 2, up_after = 1 }";
 
 impl Steering {
     /// To every backend of the laboratory, with equal weights.
@@ -87,6 +93,7 @@ impl Steering {
             kernel: String::new(),
             vip: String::new(),
             tcp_vip: String::new(),
+            probe: QUICK_PROBE,
             extra: String::new(),
         }
     }
@@ -113,9 +120,9 @@ impl Steering {
             });
             let _ = write!(
                 text,
-                "[upstream.{upstream}]\nbackends = [{}]\ndrain_timeout = \"120s\"\n\
-                 probe = {{ tcp = true, every = \"100ms\", timeout = \"200ms\", down_after = 2, up_after = 1 }}\n",
+                "[upstream.{upstream}]\nbackends = [{}]\ndrain_timeout = \"120s\"\nprobe = {}\n",
                 backends.collect::<Vec<_>>().join(", "),
+                self.probe,
             );
         }
         text + &self.extra
