@@ -7,7 +7,8 @@
 use std::future::poll_fn;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::place::Place;
 use super::timer::Timer;
 use crate::limits::{LINGER_BYTES_MAX, LINGER_IDLE, LINGER_TIME_MAX, LINGERING_MAX, REFUSED_MAX};
 
@@ -42,14 +44,14 @@ const BOUNDS: Bounds = Bounds { time: LINGER_TIME_MAX, idle: LINGER_IDLE, bytes:
 
 /// Reads away what the client still sends, unless that is done with [`LINGERING_MAX`] already. The connection must have been shut down for
 /// writing.
-pub async fn linger(socket: &mut (impl AsyncRead + Unpin), lingering: &AtomicUsize, rest: Rest) {
+pub async fn linger(socket: &mut (impl AsyncRead + Unpin), lingering: &Arc<AtomicUsize>, rest: Rest) {
     if let Some(_place) = Place::take(lingering, LINGERING_MAX) {
         read_away(socket, &BOUNDS, rest).await;
     }
 }
 
 /// Writes the last words to a client, whatever it sends, and closes; at once where [`REFUSED_MAX`] are being told already.
-pub async fn dismiss(mut socket: TcpStream, refused: &AtomicUsize, words: &[u8]) {
+pub async fn dismiss(mut socket: TcpStream, refused: &Arc<AtomicUsize>, words: &[u8]) {
     if let Some(_place) = Place::take(refused, REFUSED_MAX)
         && socket.try_write(words).is_ok()
         && socket.shutdown().await.is_ok()
@@ -88,24 +90,10 @@ fn discard(socket: &mut (impl AsyncRead + Unpin), cx: &mut Context<'_>) -> Poll<
         .map(|result| if result.is_ok() { read.filled().len() } else { 0 })
 }
 
-/// One of a bounded number.
-struct Place<'a>(&'a AtomicUsize);
-
-impl<'a> Place<'a> {
-    fn take(taken: &'a AtomicUsize, max: usize) -> Option<Self> {
-        let place = Self(taken);
-        (taken.fetch_add(1, Ordering::Relaxed) < max).then_some(place)
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use tokio::io::{AsyncWriteExt, duplex};
 
     use super::*;
@@ -151,7 +139,7 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_lingers_where_too_many_do() {
-        let lingering = AtomicUsize::new(LINGERING_MAX);
+        let lingering = Arc::new(AtomicUsize::new(LINGERING_MAX));
         let (_client, mut socket) = duplex(64);
         linger(&mut socket, &lingering, Rest::Expected).await;
         assert_eq!(lingering.load(Ordering::Relaxed), LINGERING_MAX);

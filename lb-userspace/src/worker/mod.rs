@@ -17,6 +17,7 @@ mod master_link;
 mod metered;
 pub mod metrics;
 mod metrics_listener;
+mod place;
 mod room;
 mod served;
 mod shared;

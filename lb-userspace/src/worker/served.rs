@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -12,6 +12,7 @@ use http::HeaderValue;
 use super::access_log::AccessLogFormat;
 use super::log_queue::LogQueue;
 use super::metrics::{BackendMetrics, LogsDropped, ThreadMetrics, UpstreamMetrics};
+use super::place::Place;
 use super::request::budget::RetryBudget;
 use super::request::route::RouteTable;
 use crate::balance::Chooser;
@@ -84,6 +85,11 @@ impl Upstream {
             held,
             idle,
         }
+    }
+
+    /// The right to keep one idle connection, unless `keepalive` of them are idle already in all threads.
+    pub fn idle_place(&self) -> Option<Place> {
+        Place::take(&self.idle, self.served.keepalive)
     }
 }
 
@@ -182,27 +188,6 @@ impl LocalServed {
     }
 }
 
-/// The right to keep one idle connection of an upstream, counted over all threads.
-pub struct IdlePermit(Arc<AtomicUsize>);
-
-impl IdlePermit {
-    /// A permit, unless `keepalive` connections are idle already.
-    pub fn take(upstream: &Upstream) -> Option<Self> {
-        let idle = &upstream.idle;
-        if idle.fetch_add(1, Ordering::Relaxed) < upstream.served.keepalive {
-            return Some(Self(idle.clone()));
-        }
-        idle.fetch_sub(1, Ordering::Relaxed);
-        None
-    }
-}
-
-impl Drop for IdlePermit {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,13 +209,13 @@ mod tests {
     }
 
     #[test]
-    fn idle_permits_count_on_over_snapshots() {
+    fn idle_places_count_on_over_snapshots() {
         let first = Served::new(snapshot(1), Logs::default(), None);
-        let held = IdlePermit::take(&first.upstreams["docs"]).unwrap();
+        let held = first.upstreams["docs"].idle_place().unwrap();
         let second = Served::new(snapshot(1), Logs::default(), Some(&first));
-        assert!(IdlePermit::take(&second.upstreams["docs"]).is_none());
+        assert!(second.upstreams["docs"].idle_place().is_none());
         drop(held);
-        assert!(IdlePermit::take(&second.upstreams["docs"]).is_some());
+        assert!(second.upstreams["docs"].idle_place().is_some());
     }
 
     #[test]

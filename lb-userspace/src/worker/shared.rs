@@ -26,9 +26,9 @@ pub struct Shared {
     /// How many there may be.
     pub connections_max: AtomicUsize,
     /// Those that only linger.
-    pub lingering: AtomicUsize,
+    pub lingering: Arc<AtomicUsize>,
     /// Connections beyond the bound that are being told so.
-    pub refused: AtomicUsize,
+    pub refused: Arc<AtomicUsize>,
     /// Requests waiting for a backend.
     pub held: AtomicUsize,
     /// Those among them that have one of the places that all upstreams share.

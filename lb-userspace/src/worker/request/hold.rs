@@ -14,6 +14,7 @@ use super::record::Record;
 use crate::limits::HELD_MAX;
 use crate::reason::Reason;
 use crate::worker::metrics::UpstreamMetrics;
+use crate::worker::place::Place;
 use crate::worker::served::LocalUpstream;
 use crate::worker::shared::Shared;
 use crate::worker::thread::Thread;
@@ -109,21 +110,6 @@ struct Places<'a> {
 impl Places<'_> {
     fn take(&self) -> Option<Place> {
         Place::take(self.own, self.own_max).or_else(|| Place::take(self.common, HELD_COMMON))
-    }
-}
-
-struct Place(Arc<AtomicUsize>);
-
-impl Place {
-    fn take(taken: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
-        let place = Self(taken.clone());
-        (taken.fetch_add(1, Ordering::Relaxed) < max).then_some(place)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

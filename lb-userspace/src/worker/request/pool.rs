@@ -35,7 +35,8 @@ use crate::reason::Reason;
 use crate::state::event::{InstanceId, Slot};
 use crate::table::BackendTable;
 use crate::worker::metered::{Metered, Meters, Stream};
-use crate::worker::served::{IdlePermit, Upstream};
+use crate::worker::place::Place;
+use crate::worker::served::Upstream;
 use crate::worker::thread::Thread;
 
 /// Bytes that hyper may buffer for one backend connection; it reads bodies in pieces of at most this size.
@@ -205,7 +206,7 @@ pub struct Pool {
 struct Idle {
     connection: Box<BackendConnection>,
     since: Instant,
-    _permit: IdlePermit,
+    _place: Place,
 }
 
 impl Pool {
@@ -229,14 +230,14 @@ impl Pool {
         if !connection.is_reusable() {
             return;
         }
-        let Some(permit) = IdlePermit::take(upstream) else { return };
+        let Some(place) = upstream.idle_place() else { return };
         let mut idle = self.idle.borrow_mut();
         let slot = connection.slot.0 as usize;
         if idle.len() <= slot {
             idle.resize_with(slot + 1, VecDeque::new);
         }
         self.count.set(self.count.get() + 1);
-        idle[slot].push_back(Idle { connection, since: now, _permit: permit });
+        idle[slot].push_back(Idle { connection, since: now, _place: place });
     }
 
     /// Whether nothing is idle.
