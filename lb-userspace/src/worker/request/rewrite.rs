@@ -78,7 +78,7 @@ fn append(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) {
 /// they are protected), the well-known ones, and `Proxy` (CVE-2016-5385). `Trailer` keeps the names that
 /// [`strip_trailers`] would let through.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    strip(headers, &HOP_BY_HOP);
+    strip(headers, hop_by_hop());
 }
 
 /// [`strip_hop_by_hop`] for the answer of a backend: what `X-Lb-Reason` says is ours to say.
@@ -150,19 +150,7 @@ fn keep_allowed_trailers(headers: &mut HeaderMap) {
     }
 }
 
-static HOP_BY_HOP: [HeaderName; 9] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("proxy"),
-    HeaderName::from_static("http2-settings"),
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("proxy-authentication-info"),
-];
-
-/// [`HOP_BY_HOP`] and what backends must not say.
+/// What is meant for this hop, and last what backends must not say.
 static NOT_IN_ANSWERS: [HeaderName; 10] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -176,8 +164,13 @@ static NOT_IN_ANSWERS: [HeaderName; 10] = [
     X_LB_REASON,
 ];
 
+/// What is meant for this hop, in requests and answers.
+fn hop_by_hop() -> &'static [HeaderName] {
+    &NOT_IN_ANSWERS[..NOT_IN_ANSWERS.len() - 1]
+}
+
 fn is_hop_by_hop(name: &HeaderName) -> bool {
-    HOP_BY_HOP.contains(name) || name == header::TRAILER
+    hop_by_hop().contains(name) || name == header::TRAILER
 }
 
 fn is_allowed_trailer(name: &HeaderName) -> bool {
