@@ -276,7 +276,8 @@ fn idle_connections_make_room_and_beyond_it_clients_are_told_so() {
     let logged = until(Duration::from_secs(5), "an error record", || {
         std::fs::read_to_string(&errors).ok().filter(|text| text.contains("\"reason\":\"overloaded\""))
     });
-    assert!(logged.contains("\"listener\":\"web\""), "{logged}");
+    let sent = format!("\"bytes_sent\":{},", refused.text().len());
+    assert!(logged.contains("\"listener\":\"web\"") && logged.contains(&sent), "{logged}");
     for client in &mut busy {
         client.stream().set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         assert_eq!(client.receive().unwrap().text(), "late");

@@ -273,10 +273,10 @@ impl Drop for Entry {
 pub fn refuse(thread: &Rc<Thread>, listener: &ServedListener, stream: TcpStream, peer: SocketAddr) {
     thread.metrics.connections_refused.add(1);
     let served = thread.served();
-    report::write_refused(thread, &served, listener, peer);
-    let words = failure::refusal(served.shared.snapshot.reason_header);
+    let (answer, body_bytes) = failure::refusal(served.shared.snapshot.reason_header);
+    report::write_refused(thread, &served, listener, peer, body_bytes);
     let shared = thread.shared.clone();
-    tokio::task::spawn_local(async move { dismiss(stream, &shared.refused, words.as_bytes()).await });
+    tokio::task::spawn_local(async move { dismiss(stream, &shared.refused, answer.as_bytes()).await });
 }
 
 /// Serves a client connection in a task of its own.

@@ -253,7 +253,6 @@ fn encode_kernel(report: &StatusReport, families: &mut Families<'_>) -> fmt::Res
             .try_for_each(|one| gauges.add(&[("capability", &one.name)], f64::from(u8::from(one.on))))
     })?;
     let kernel = &report.kernel;
-    let lost = kernel.repeated_lost;
     for (name, help, count) in [
         ("kernel_exits", "Deaths of instances that the kernel program saw.", kernel.exits),
         ("kernel_notices_lost", "Notices to the master that found the ring full.", kernel.notices_lost),
@@ -264,7 +263,7 @@ fn encode_kernel(report: &StatusReport, families: &mut Families<'_>) -> fmt::Res
         (
             "short_cut_segments_lost",
             "Segments lost for want of memory, and their connections with them.",
-            lost,
+            kernel.repeated_lost,
         ),
     ] {
         families.counter(name, help, |counts| counts.add(&[], count))?;

@@ -64,16 +64,17 @@ fn words(reason: Reason, names_reason: bool) -> String {
     format!("{}\n", if names_reason { reason.name() } else { phrase })
 }
 
-/// The whole answer to a connection for which there is no room, whatever it asks.
-pub fn refusal(names_reason: bool) -> String {
+/// The whole answer to a connection for which there is no room, whatever it asks, and the length of its body.
+pub fn refusal(names_reason: bool) -> (String, u64) {
     let reason = Reason::Overloaded.name();
     let header = if names_reason { format!("x-lb-reason: {reason}\r\n") } else { String::new() };
     let words = words(Reason::Overloaded, names_reason);
     let length = words.len();
-    format!(
+    let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\nretry-after: 1\r\nconnection: close\r\n\
          {header}content-length: {length}\r\n\r\n{words}"
-    )
+    );
+    (answer, length as u64)
 }
 
 /// Whether what follows on the client's connection cannot be told to be a new request.
@@ -87,4 +88,20 @@ fn leaves_framing_uncertain(reason: Reason) -> bool {
             | Reason::ClientTimeout
             | Reason::ClientAborted
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusal_is_as_long_as_it_says() {
+        for names_reason in [true, false] {
+            let (answer, bytes) = refusal(names_reason);
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            assert_eq!(body.len() as u64, bytes);
+            assert!(head.contains(&format!("\r\ncontent-length: {bytes}")), "{head}");
+            assert_eq!(head.contains("x-lb-reason: overloaded"), names_reason, "{head}");
+        }
+    }
 }

@@ -111,7 +111,13 @@ fn log_error(record: &Record, reason: Reason, log: &LogQueue) {
 }
 
 /// Counts and logs a connection for which there was no room. Nothing was read of what it asks.
-pub fn write_refused(thread: &Thread, served: &LocalServed, listener: &ServedListener, peer: SocketAddr) {
+pub fn write_refused(
+    thread: &Thread,
+    served: &LocalServed,
+    listener: &ServedListener,
+    peer: SocketAddr,
+    bytes_sent: u64,
+) {
     let reason = Reason::Overloaded;
     thread.metrics.answered_ourselves(reason);
     let Some(log) = &served.shared.logs.error else { return };
@@ -132,7 +138,7 @@ pub fn write_refused(thread: &Thread, served: &LocalServed, listener: &ServedLis
         attempts: 0,
         attempts_max: ATTEMPTS_MAX,
         bytes_received: 0,
-        bytes_sent: reason.name().len() as u64 + 1,
+        bytes_sent,
         duration: Duration::ZERO,
     };
     let mut line = Vec::with_capacity(512);
