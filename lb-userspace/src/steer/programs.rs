@@ -1,17 +1,17 @@
-//! The programs of an object, and how long the kernel will be busy with each.
+//! The order in which the programs of an object are loaded. Pure.
 
-use std::collections::HashMap;
-
+use aya::Ebpf;
+use aya::programs::Program;
 use aya_obj::Object;
 
-/// Instructions of each program, without the functions that it calls: the kernel verifies programs in a time that goes with it.
-///
-/// # Errors
-/// `object` is no BPF object.
-pub fn lengths(object: &[u8]) -> anyhow::Result<HashMap<String, usize>> {
-    let object = Object::parse(object)?;
-    let length = |key| {
-        object.functions.get(&key).map_or(0, |function: &aya_obj::Function| function.instructions.len())
+/// The programs of `ebpf`, which was loaded from `object`: the longest last, where they are taken from first. The kernel verifies each
+/// in a time that goes with its length, so that no core is left with a long one at the end.
+pub fn longest_last<'e>(ebpf: &'e mut Ebpf, object: &Object) -> Vec<(&'e str, &'e mut Program)> {
+    let length = |name: &str| {
+        let program = object.programs.get(name)?;
+        Some(object.functions.get(&program.function_key())?.instructions.len())
     };
-    Ok(object.programs.iter().map(|(name, program)| (name.clone(), length(program.function_key()))).collect())
+    let mut programs: Vec<_> = ebpf.programs_mut().collect();
+    programs.sort_by_cached_key(|(name, _)| length(name));
+    programs
 }

@@ -14,6 +14,7 @@ use aya::maps::{
 };
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
+use aya_obj::Object;
 use lb_common::backend::BackendRow;
 use lb_common::capture::Captured;
 use lb_common::counter::Traffic;
@@ -107,11 +108,8 @@ pub struct Counts {
 }
 
 /// Loads every program, as `lbctl` does: one after the other on each core, the longest first.
-fn verify(object: &mut Ebpf, bytes: &[u8]) -> anyhow::Result<Vec<Verified>> {
-    let lengths = programs::lengths(bytes)?;
-    let mut waiting: Vec<_> = object.programs_mut().collect();
-    waiting.sort_by_key(|(name, _)| lengths.get(*name));
-    let waiting = Mutex::new(waiting);
+fn verify(object: &mut Ebpf, parsed: &Object) -> anyhow::Result<Vec<Verified>> {
+    let waiting = Mutex::new(programs::longest_last(object, parsed));
     let next = || waiting.lock().expect("no thread panics").pop();
     let load = || -> anyhow::Result<Vec<Verified>> {
         let mut verified = vec![];
@@ -160,7 +158,7 @@ impl Kernel {
         }
         loader.map_max_entries("NETWORKS", LEARNED_MAX);
         let mut object = loader.load(&bytes).context("loading the maps of steering")?;
-        let verified = verify(&mut object, &bytes)?;
+        let verified = verify(&mut object, &Object::parse(&bytes)?)?;
         let load_time = begun.elapsed();
         let mut kernel = Self {
             object,

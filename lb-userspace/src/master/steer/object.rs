@@ -9,6 +9,7 @@ use anyhow::{Context, anyhow};
 use aya::maps::{Map, MapData, ProgramArray};
 use aya::programs::{Program, Xdp};
 use aya::{Ebpf, EbpfLoader};
+use aya_obj::Object;
 use lb_common::CONTRACT;
 use lb_common::forward::{ENTRY_PROGRAM, Stage};
 
@@ -51,7 +52,7 @@ pub type Room = [(&'static str, u32); 3];
 /// # Errors
 /// The committed object cannot be read: our own mistake.
 pub fn pinned_backends(run_dir: &Path) -> anyhow::Result<Option<PathBuf>> {
-    let layouts = pins::layouts(OBJECT, &[])?;
+    let layouts = pins::layouts(&Object::parse(OBJECT).map_err(reason)?, &[])?;
     let layout = layouts.get(BACKENDS).context("the steering object has no map BACKENDS")?;
     Ok(Pins::of(run_dir, CONTRACT).find(BACKENDS, *layout))
 }
@@ -62,23 +63,24 @@ impl Steering {
     /// # Errors
     /// What the kernel says; without root that it is not allowed.
     pub fn load(pins: &Pins, backends: &MapData, room: Room) -> anyhow::Result<Self> {
-        let mut layouts = pins::layouts(OBJECT, &room)?;
+        let object = Object::parse(OBJECT).map_err(reason)?;
+        let mut layouts = pins::layouts(&object, &room)?;
         layouts.retain(|name, _| name != STAGES && name != HAND_OVER);
         let ready = pins.prepare(&layouts)?;
         pin_backends(&ready.folder.join(BACKENDS), backends)?;
         let ebpf = load_maps(&ready.folder, &layouts, &room)?;
         let mut steering = Self { ebpf, folder: ready.folder, stages: None, reused: ready.reused, room };
-        steering.load_programs()?;
+        steering.load_programs(&object)?;
         Ok(steering)
     }
 
-    fn load_programs(&mut self) -> anyhow::Result<()> {
+    fn load_programs(&mut self, object: &Object) -> anyhow::Result<()> {
         let stages = self.take(STAGES)?;
         let pin = self.folder.join(STAGES_NEW);
         let _ = std::fs::remove_file(&pin);
         stages.pin(&pin).map_err(reason)?;
         let mut stages = ProgramArray::try_from(stages).map_err(reason)?;
-        verify(&mut self.ebpf)?;
+        verify(programs::longest_last(&mut self.ebpf, object))?;
         for stage in Stage::ALL {
             stages.set(stage as u32, self.program(stage.program())?.fd()?, 0).map_err(reason)?;
         }
@@ -142,14 +144,11 @@ impl Steering {
     }
 }
 
-/// Loads every program, several at a time: the kernel verifies each on the core that asks, and that is nearly all of the work. The
-/// longest come first, so that no core is left with one of them at the end.
-fn verify(ebpf: &mut Ebpf) -> anyhow::Result<()> {
+/// Loads every program, the last one first and several at a time: the kernel verifies each on the core that asks, and that is nearly all of
+/// the work.
+fn verify(programs: Vec<(&str, &mut Program)>) -> anyhow::Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(VERIFYING_MAX);
-    let lengths = programs::lengths(OBJECT)?;
-    let mut waiting: Vec<_> = ebpf.programs_mut().collect();
-    waiting.sort_by_key(|(name, _)| lengths.get(*name));
-    let waiting = Mutex::new(waiting);
+    let waiting = Mutex::new(programs);
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
     let load = || -> anyhow::Result<()> {
         while let Some((name, program)) = next() {

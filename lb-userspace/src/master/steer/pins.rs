@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use aya::maps::{MapData, MapInfo};
+use aya_obj::Object;
 use aya_obj::generated::bpf_map_type;
 
 use crate::master::kernel::reason;
@@ -54,9 +55,8 @@ pub type Layouts = BTreeMap<String, Layout>;
 /// with each load anew (constants) are left out.
 ///
 /// # Errors
-/// It is no BPF object, or the number of CPUs is not known.
-pub fn layouts(object: &[u8], sizes: &[(&str, u32)]) -> anyhow::Result<Layouts> {
-    let object = aya_obj::Object::parse(object).map_err(reason)?;
+/// The number of CPUs is not known.
+pub fn layouts(object: &Object, sizes: &[(&str, u32)]) -> anyhow::Result<Layouts> {
     let cpus = aya::util::nr_cpus().map_err(|(path, error)| anyhow::anyhow!("{path}: {error}"))? as u32;
     let maps = object.maps.iter().filter(|(name, _)| !name.starts_with('.'));
     Ok(maps
@@ -396,7 +396,7 @@ mod tests {
     }
 
     fn check_layouts(object: &[u8], sizes: &[(&str, u32)]) {
-        let expect = layouts(object, sizes).unwrap();
+        let expect = layouts(&Object::parse(object).unwrap(), sizes).unwrap();
         let home = Home::new();
         let folder = home.pins.prepare(&expect).unwrap().folder;
         let mut loader = aya::EbpfLoader::new();
