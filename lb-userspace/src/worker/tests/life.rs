@@ -2,7 +2,7 @@
 #![expect(clippy::disallowed_types, reason = "tests play clients and backends")]
 #![expect(clippy::disallowed_methods, reason = "tests read what was logged")]
 
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 
 use super::harness::*;
@@ -25,17 +25,21 @@ fn kept_connections_follow_the_next_snapshot() {
     assert!(client.ask("GET / HTTP/1.1\r\nhost: h\r\n\r\n").text().starts_with("new"));
 }
 
+/// Attaches another listener, for the next snapshot to have: its address, and a client that waits in its queue already.
+fn second_listener(worker: &mut Harness) -> (SocketAddr, TcpStream) {
+    let address = nobody();
+    let second = TcpListener::bind(address).unwrap();
+    let early = TcpStream::connect(address).unwrap();
+    worker.attach(Attachment::Listener { id: 2, thread: 0 }, second.as_fd());
+    worker.snapshot.listeners.push(ServedListener { id: 2, name: "web".into(), address });
+    (address, early)
+}
+
 #[test]
 fn listeners_come_and_go_with_snapshots() {
     let backend = Backend::echo("one");
     let mut worker = Harness::start(&[backend.address]);
-    let address = nobody();
-    let second = TcpListener::bind(address).unwrap();
-    // It waits in the queue of a listener that nobody accepts on yet.
-    let early = TcpStream::connect(address).unwrap();
-    worker.attach(Attachment::Listener { id: 2, thread: 0 }, second.as_fd());
-    drop(second);
-    worker.snapshot.listeners.push(ServedListener { id: 2, name: "web".into(), address });
+    let (address, early) = second_listener(&mut worker);
     worker.publish();
     assert_eq!(Client(early).ask("GET / HTTP/1.1\r\nhost: h\r\n\r\n").status, 200);
     worker.snapshot.listeners.truncate(1);
@@ -127,12 +131,7 @@ fn draining_worker_answers_the_first_request_of_a_connection_just_made() {
 fn draining_worker_takes_what_waits_in_its_accept_queue() {
     let backend = Backend::echo("one");
     let mut worker = Harness::start(&[backend.address]);
-    let address = nobody();
-    let second = TcpListener::bind(address).unwrap();
-    let early = TcpStream::connect(address).unwrap();
-    worker.attach(Attachment::Listener { id: 2, thread: 0 }, second.as_fd());
-    drop(second);
-    worker.snapshot.listeners.push(ServedListener { id: 2, name: "web".into(), address });
+    let (_, early) = second_listener(&mut worker);
     // The thread is told to drain before it has come to accept.
     worker.send_snapshot();
     worker.send(&ToWorker::Drain { within_ms: 10_000 }, None);

@@ -13,6 +13,9 @@ use super::harness::*;
 
 const ASK: &str = "GET /ws HTTP/1.1\r\nhost: h\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
+const GRANTED: &[u8] =
+    b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+
 /// Accepts the upgrade and echoes bytes; with `early` bytes right after the head.
 fn echo(early: &'static [u8]) -> Backend {
     Backend::start(move |_, mut stream| {
@@ -110,9 +113,7 @@ fn refused_upgrade_is_an_ordinary_answer() {
 fn upgrade_that_nobody_asked_for_is_malformed() {
     let backend = Backend::start(|_, mut stream| {
         read_head(&mut stream);
-        let _ = stream.write_all(
-            b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
-        );
+        let _ = stream.write_all(GRANTED);
     });
     let worker = Harness::start(&[backend.address]);
     assert_eq!(worker.get("/").reason(), "response_malformed");
@@ -190,11 +191,7 @@ fn websocket_that_is_asked_for_while_another_request_is_in_progress_opens() {
             std::thread::sleep(Duration::from_millis(30));
             answer(&mut stream, "plain");
         }
-        stream
-            .write_all(
-                b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
-            )
-            .unwrap();
+        stream.write_all(GRANTED).unwrap();
         let mut buffer = [0; 5];
         stream.read_exact(&mut buffer).unwrap();
         stream.write_all(&buffer).unwrap();
@@ -226,11 +223,7 @@ fn logged_reason(worker: &Harness, what_happens: impl FnOnce()) -> String {
 fn tunnel_whose_backend_reads_nothing_is_given_up() {
     let backend = Backend::start(|_, mut stream| {
         read_head(&mut stream);
-        stream
-            .write_all(
-                b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
-            )
-            .unwrap();
+        stream.write_all(GRANTED).unwrap();
         std::thread::sleep(PATIENCE);
     });
     let worker =
@@ -246,11 +239,7 @@ fn tunnel_whose_backend_reads_nothing_is_given_up() {
 fn end_of_a_tunnel_is_blamed_on_who_broke_it() {
     let backend = Backend::start(|_, mut stream| {
         read_head(&mut stream);
-        stream
-            .write_all(
-                b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
-            )
-            .unwrap();
+        stream.write_all(GRANTED).unwrap();
         let mut asked = [0; 1];
         stream.read_exact(&mut asked).unwrap();
         if asked == *b"r" {
