@@ -30,7 +30,7 @@ const SMALL_BUFFER: usize = 64 * 1024;
 const REQUEST: [u8; 256] = [b'q'; 256];
 const RESPONSE: [u8; 1024] = [b'r'; 1024];
 /// What loopback's segments of 65,483 bytes leave of 64 KiB, and more than the kernel takes off a segment at once.
-const REPEATED_BYTES: [u32; 2] = [53, 9_000];
+pub const REPEATED_BYTES: [u32; 2] = [53, 9_000];
 const EXCHANGES_PER_BATCH: u32 = 120;
 /// Of each kind, in turns.
 const BATCHES: usize = 9;

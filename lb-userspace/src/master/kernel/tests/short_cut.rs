@@ -262,6 +262,12 @@ fn self_probe_says_what_it_found() {
     let row = half.capabilities().iter().find(|row| row.name == "short_cut").unwrap();
     println!("auto: {row:?}");
     assert!(row.why.contains("over plain loopback") || !row.on);
+    if row.on {
+        // Both ways.
+        let repeated = 2 * u64::from(self_probe::REPEATED_BYTES.iter().sum::<u32>());
+        let counters = half.counters();
+        assert!(counters.repeated_bytes >= repeated && counters.repeated_lost == 0, "{counters:?}");
+    }
     // Insisting gives the same, or the reason as an error.
     match KernelHalf::load(
         &Kernel { short_cut: Switch::On, exit_watch: Switch::Off },
