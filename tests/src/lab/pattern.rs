@@ -26,9 +26,28 @@ pub fn is(offset: u64, bytes: &[u8]) -> bool {
     bytes.len() <= REACH && bytes == at(offset, bytes.len() as u64)
 }
 
+/// By how much these bytes, found at `offset`, come too late; negative: too early. `None` where they are nowhere in the pattern. Of a
+/// shift by more than half the period another is told that looks the same.
+pub fn delay(offset: u64, bytes: &[u8]) -> Option<i64> {
+    let place = BYTES[..PERIOD + bytes.len()].windows(bytes.len()).position(|window| window == bytes)?;
+    let late = (offset % PERIOD as u64) as i64 - place as i64;
+    let half = PERIOD as i64 / 2;
+    Some((late + half).rem_euclid(PERIOD as i64) - half)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moved_pieces_are_known() {
+        let far = 5 * PERIOD as u64;
+        assert_eq!(delay(far + 77, at(77, 100)), Some(0));
+        assert_eq!(delay(far + 77, at(77 - 53, 100)), Some(53));
+        assert_eq!(delay(far + 10, at(far - 40, 100)), Some(50));
+        assert_eq!(delay(far - 40, at(far + 10, 100)), Some(-50));
+        assert_eq!(delay(77, &[0; 100]), None);
+    }
 
     #[test]
     fn pattern_shows_what_is_shifted_or_changed() {

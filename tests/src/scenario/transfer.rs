@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::binary::venv;
 use crate::figures::short;
 use crate::http1::{BodyEnd, Client};
+use crate::lab::pattern;
 use crate::lb::{Lb, Setup};
 use crate::port;
 use crate::process::resident_bytes;
@@ -171,38 +172,20 @@ http {{
     )
 }
 
-/// Odd, so that every word of the pattern names its place.
-const WORD_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
-const WORD_BYTES: u64 = 8;
-
-/// Bytes `at..at + bytes` of the body. Each word differs from all others, so that a piece that is moved, lost or repeated shows.
-fn pattern(at: u64, bytes: usize) -> Vec<u8> {
-    let lead = at % WORD_BYTES;
-    let words = (at / WORD_BYTES)..(at + bytes as u64).div_ceil(WORD_BYTES);
-    let mut block: Vec<u8> = words.flat_map(|word| word.wrapping_mul(WORD_FACTOR).to_le_bytes()).collect();
-    block.drain(..lead as usize);
-    block.truncate(bytes);
-    block
-}
-
-/// Where in the body this word stands.
-fn place_of(word: [u8; WORD_BYTES as usize]) -> u64 {
-    // Newton's iteration for the inverse modulo 2^64: each step doubles the number of right bits, three at first.
-    let inverse = (0..5).fold(WORD_FACTOR, |inverse: u64, _| {
-        inverse.wrapping_mul(2_u64.wrapping_sub(WORD_FACTOR.wrapping_mul(inverse)))
-    });
-    u64::from_le_bytes(word).wrapping_mul(inverse).wrapping_mul(WORD_BYTES)
-}
-
 /// Blocks of the whole body, one after another.
-fn blocks(bytes: u64, block: usize) -> impl Iterator<Item = Vec<u8>> {
-    (0..bytes).step_by(block).map(move |at| pattern(at, (bytes - at).min(block as u64) as usize))
+fn blocks(bytes: u64) -> impl Iterator<Item = &'static [u8]> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let block = pattern::at(at, bytes - at);
+        at += block.len() as u64;
+        (!block.is_empty()).then_some(block)
+    })
 }
 
 fn pattern_file(path: &Path, bytes: u64) -> anyhow::Result<()> {
     let mut file = std::fs::File::create(path).context("creating the file to download")?;
-    for block in blocks(bytes, 1 << 20) {
-        file.write_all(&block)?;
+    for block in blocks(bytes) {
+        file.write_all(block)?;
     }
     Ok(())
 }
@@ -233,9 +216,9 @@ fn upload(port: u16, bytes: u64) -> anyhow::Result<bool> {
     let mut client = Client::connect(([127, 0, 0, 1], port))?;
     client.send(format!("POST /upload HTTP/1.1\r\nHost: up.example\r\nContent-Length: {bytes}\r\n\r\n"))?;
     let mut digest = Sha256::new();
-    for block in blocks(bytes, 256 * 1024) {
-        client.send(&block)?;
-        digest.update(&block);
+    for block in blocks(bytes) {
+        client.send(block)?;
+        digest.update(block);
     }
     let response = client.receive()?;
     ensure!(response.status == 200, "answered {} {}", response.status, response.text());
@@ -253,9 +236,8 @@ fn download(port: u16, bytes: u64) -> anyhow::Result<bool> {
         let block = client.next_bytes()?;
         ensure!(!block.is_empty(), "closed {} bytes before the end", bytes - at);
         ensure!(at + block.len() as u64 <= bytes, "more bytes than announced");
-        let expected = pattern(at, block.len());
-        if let Some(differs) = block.iter().zip(&expected).position(|(is, should)| is != should) {
-            println!("{}", difference(at, differs, &block));
+        if !pattern::is(at, &block) {
+            println!("{}", difference(at, &block));
             return Ok(false);
         }
         at += block.len() as u64;
@@ -267,20 +249,16 @@ fn download(port: u16, bytes: u64) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// What came instead of the byte `differs` of a block that begins at `at`. Bytes may be off by a few, so that words no longer
-/// lie where they did: the place is that which two words in a row agree about.
-fn difference(at: u64, differs: usize, block: &[u8]) -> String {
+/// What is wrong with a block that begins at `at`.
+fn difference(at: u64, block: &[u8]) -> String {
+    /// Enough not to be found twice.
+    const PIECE_BYTES: usize = 32;
+    let expected = pattern::at(at, block.len() as u64);
+    let differs = block.iter().zip(expected).position(|(is, should)| is != should).unwrap_or(block.len());
+    let piece = &block[differs..block.len().min(differs + PIECE_BYTES)];
     let place = at + differs as u64;
-    let rest = &block[differs..];
-    let moved = (0..WORD_BYTES as usize).find_map(|shift| {
-        let (first, second) = (rest.get(shift..)?.first_chunk()?, rest.get(shift + 8..)?.first_chunk()?);
-        let came_from = place_of(*first);
-        (came_from + WORD_BYTES == place_of(*second)).then_some((shift, came_from))
-    });
-    match moved {
-        Some((shift, from)) => {
-            format!("byte {place} differs: {shift} bytes on come those from byte {from} of the body")
-        }
+    match pattern::delay(place, piece) {
+        Some(late) => format!("byte {place} differs: what follows comes {late} bytes too late"),
         None => format!("byte {place} differs: what follows is no part of the body"),
     }
 }
@@ -296,13 +274,9 @@ mod tests {
 
     #[test]
     fn a_moved_piece_of_the_body_is_known() {
-        let mut block = pattern(65_536, 4096);
-        assert_eq!(block[..2000], pattern(65_536 - 16, 2016)[16..]);
-        block.splice(1000..1000, pattern(66_483, 53));
-        assert_eq!(
-            difference(65_536, 1000, &block),
-            "byte 66536 differs: 5 bytes on come those from byte 66488 of the body"
-        );
-        assert_eq!(difference(0, 0, &[1; 64]), "byte 0 differs: what follows is no part of the body");
+        let mut block = pattern::at(65_536, 4096).to_vec();
+        block.splice(1000..1000, pattern::at(66_483, 53).iter().copied());
+        assert_eq!(difference(65_536, &block), "byte 66536 differs: what follows comes 53 bytes too late");
+        assert_eq!(difference(0, &[1; 64]), "byte 0 differs: what follows is no part of the body");
     }
 }
